@@ -1,0 +1,42 @@
+"""The command line: thin doors to the library. Errors end in one sentence and an exit code (docs/cli.md)."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import typer
+
+from gtl.cli import config, data, demo, gene, runs
+from gtl.errors import GtlError
+
+app = typer.Typer(
+    name="gtl",
+    help="Evolve the small core of a neural network that is worth inheriting, and give it to new networks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for module in (runs, gene, demo):
+    for command in module.COMMANDS:
+        app.command()(command)
+app.add_typer(data.app, name="data", help="Data sources: list them, look at one.")
+app.add_typer(config.app, name="config", help="Configurations: show one resolved, print the schema.")
+
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Entry point of the ``gtl`` command."""
+    try:
+        app()
+    except GtlError as error:
+        print(f"gtl: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        print("gtl: interrupted. A run goes on from its last whole generation with: gtl resume RUN", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)

@@ -1,0 +1,47 @@
+"""gtl demo: the whole story in two minutes, on data that comes with gtl."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from gtl.cli.common import say
+
+
+def demo(
+    out: Annotated[Path | None, typer.Option(help="New run directory; by default populations/glyphs/runs/NNN.")] = None,
+    config: Annotated[Path, typer.Option(help="Configuration.")] = Path("configs/glyphs.yaml"),
+) -> None:
+    """Evolve a learngene on rendered characters, give it to descendants, show what it is worth."""
+    from gtl import engine
+    from gtl.measure import measure
+    from gtl.cli.live import watching
+    from gtl.config_file import load_config
+    from gtl.report.run import write_evidence, write_run_pictures
+    from gtl.report.table import render_starts
+
+    settled = load_config(config)
+    console = Console()
+    console.print("1. Evolve a learngene: the channels of a small VGG11 that are worth inheriting.")
+    with watching(json_mode=False) as observer:
+        result = engine.evolve(settled, out, observer=observer)
+    pictures = write_run_pictures(result.run)
+    for title, source in (
+        ("2. Give it to descendants that learn characters nobody has seen.", settled.data.source),
+        ("3. And to descendants that learn real handwritten digits.", "digits"),
+    ):
+        console.print(title)
+        evidence = measure(result.learngene, data=source, data_root=None, say=lambda text: None)
+        document = {"command": "gtl demo", **evidence.to_json()}
+        console.print(render_starts(document))
+        pictures += write_evidence(result.run / f"fewshot-{source}", document)
+    say("pictures and tables:")
+    for path in pictures:
+        say(f"  {path}")
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (demo,)

@@ -1,0 +1,172 @@
+"""gtl inspect, inherit, fewshot: learngenes."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from gtl.cli.common import DataRoot, JsonFlag, print_json, say
+
+GenePath = Annotated[Path, typer.Argument(help="Learngene file, or the directory of a finished run.")]
+
+
+def inspect(learngene: GenePath, json_: JsonFlag = False) -> None:
+    """Look into a learngene: kept channels per group, size counted both ways, provenance, evidence."""
+    gene = load_gene(learngene)
+    if json_:
+        print_json(
+            {
+                "arch": gene.arch,
+                "digest": gene.digest,
+                "genotype": gene.genotype.to_json(),
+                "shares": dict(gene.shares),
+                "provenance": dict(gene.provenance),
+                "evidence": [dict(row) for row in gene.evidence],
+            }
+        )
+        return
+    table = Table(title=f"{gene.arch} learngene {gene.digest[:12]}")
+    for column in ("group", "kept", "of", "share", ""):
+        table.add_column(column, justify="right" if column in ("kept", "of", "share") else "left")
+    for group, mask in gene.genotype.items():
+        share = len(mask) / mask.size
+        table.add_row(group, str(len(mask)), str(mask.size), f"{share:.0%}", "#" * round(40 * share))
+    console = Console()
+    console.print(table)
+    shares, provenance = gene.shares, gene.provenance
+    console.print(
+        f"size: {shares['circuit_parameters']:,} of {shares['network_parameters']:,} convolution parameters: "
+        f"{shares['circuit']:.1%} as a circuit, {shares['kernels']:.1%} if whole kernels are counted"
+    )
+    if "data" in provenance:
+        console.print(
+            f"made: {provenance['method']}, {provenance['generations']} generations on {provenance['data']['source']}, "
+            f"seed {provenance['seed']}, {provenance['images']['total']:,} training images, "
+            f"validation accuracy {provenance['winner']['fitness']:.3f} ({provenance['critic']['kind']})"
+        )
+    for row in gene.evidence:
+        console.print(f"evidence: {row.get('summary', row)}")
+
+
+def inherit(
+    learngene: GenePath,
+    arch: Annotated[str, typer.Option(help="Architecture of the descendant.")],
+    classes: Annotated[int, typer.Option(min=1, help="Number of classes of the descendant's head.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="State dict to write (.safetensors).")],
+    width: Annotated[float, typer.Option(help="Width multiplier.")] = 1.0,
+    family: Annotated[str, typer.Option(help="Width family.")] = "64-128-256-512",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything that is not inherited.")] = 0,
+    json_: JsonFlag = False,
+) -> None:
+    """Start a descendant from a learngene: a plain state dict that loads with torch and safetensors alone."""
+    from safetensors.torch import save
+
+    from gtl import models, storage
+    from gtl.errors import StorageError
+    from gtl.learngene.inherit import inherit as inherit_
+
+    gene = load_gene(learngene)
+    network = models.build(models.spec_of(arch, num_classes=classes, width=width, family=family), seed)
+    report = inherit_(network, gene)
+    try:
+        storage.publish(out, save({name: tensor.contiguous() for name, tensor in network.state_dict().items()}))
+    except FileExistsError:
+        raise StorageError(f"{out} exists already; give another path, or remove it first") from None
+    if json_:
+        print_json({"descendant": str(out), **report.to_json()})
+        return
+    table = Table("group", "channels", "kept", "inherited", "zero-filled", "fresh", title=f"{arch}: {out}")
+    for group in report.groups:
+        row = (group.channels, group.kept, group.inherited, group.zero_filled, group.fresh)
+        table.add_row(group.group, *(f"{value:,}" for value in row))
+    table.add_row("head", "", "", "0", "0", f"{report.head:,}")
+    table.add_row("all", "", "", f"{report.inherited:,}", f"{report.zero_filled:,}", f"{report.fresh:,}")
+    Console().print(table)
+    print(f"{report.share:.1%} of the parameters are inherited")
+
+
+def fewshot(
+    learngene: GenePath,
+    data: Annotated[
+        str, typer.Option(help="Source of novel classes: NAME or NAME:PATH. The gene's own if left out.")
+    ] = "",
+    shots: Annotated[
+        str, typer.Option(help="Training images a class, comma-separated. The gene's config if left out.")
+    ] = "",
+    seeds: Annotated[int | None, typer.Option(min=2, help="Repetitions.")] = None,
+    starts: Annotated[str, typer.Option(help="Which starts to compare, comma-separated.")] = "",
+    data_root: DataRoot = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for evidence.json, table and picture.")] = None,
+    json_: JsonFlag = False,
+) -> None:
+    """What a learngene is worth: descendants from several starts, same images and budget, on novel classes."""
+    from gtl.measure import measure
+    from gtl.report.table import render_starts
+
+    gene = load_gene(learngene)
+    command = "gtl " + shlex.join(sys.argv[1:])
+    evidence = measure(
+        gene,
+        data=data,
+        shots=[int(item) for item in _split(shots, "--shots")],
+        seeds=seeds,
+        starts=_split(starts, "--starts"),
+        data_root=data_root or _root_of_run(learngene),
+        say=say,
+    )
+    document: dict[str, Any] = {"command": command, **evidence.to_json()}
+    if out is not None:
+        from gtl.report.run import write_evidence
+
+        say("wrote " + ", ".join(str(path) for path in write_evidence(out, document)))
+    if json_:
+        print_json(document)
+    else:
+        Console().print(render_starts(document))
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (inspect, inherit, fewshot)
+
+
+def load_gene(path: Path) -> Any:
+    """The learngene in a file, or of a finished run.
+
+    Raises:
+        LearngeneError: not a learngene, or the run has none yet.
+    """
+    from gtl.errors import LearngeneError
+    from gtl.learngene.artifact import Learngene
+    from gtl.population.run import LEARNGENE
+
+    if path.is_dir():
+        if not (path / LEARNGENE).exists():
+            raise LearngeneError(f"{path} holds no {LEARNGENE}: the run is not finished. Go on with: gtl resume {path}")
+        path = path / LEARNGENE
+    return Learngene.load(path)
+
+
+def _split(text: str, option: str) -> list[str]:
+    from gtl.errors import ConfigError
+
+    items = [item.strip() for item in text.split(",")] if text else []
+    if option == "--shots" and not all(item.isdigit() and int(item) > 0 for item in items):
+        raise ConfigError(f"--shots {text!r}: give positive whole numbers, separated by commas, as in --shots 1,5,20")
+    return items
+
+
+def _root_of_run(path: Path) -> Path | None:
+    """The data root that a run's own configuration names, so that a run directory needs no --data-root."""
+    from gtl.config_file import parse_config
+
+    config = path / "config.yaml"
+    if not path.is_dir() or not config.exists():
+        return None
+    root = parse_config(config.read_text("utf-8"), str(config)).data.root
+    return None if root is None else Path(root)

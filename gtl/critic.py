@@ -1,0 +1,153 @@
+"""Critics: what a gene is worth, measured on validation classes. Selection sees nothing else.
+
+All critics answer one question for one gene and one task: how much of the score images do they get right after learning
+from the fit images. The ridge critic looks at all depths, because a descendant uses partial circuits too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from gtl.config import CriticSection, TrainingSection
+from gtl.data.augment import to_input
+from gtl.data.images import ImageSet, refuse_novel
+from gtl.genotype import Genotype
+from gtl.models import ArchSpec, ConvNet
+from gtl.phenotype import newborn, thin_network
+from gtl.seeds import derive, rng
+from gtl.training import EVAL_BATCH, Compute, accuracy, place, train
+
+SHORT_BATCH = 64
+POOL = 2  # features are averaged over a 2 x 2 grid, so that a little of where things are remains
+
+
+@dataclass(frozen=True)
+class CriticTask:
+    """One classification task of validation classes: images to learn from and disjoint images to be scored on."""
+
+    fit: ImageSet
+    score: ImageSet
+
+
+@dataclass(frozen=True)
+class Gene:
+    """A gene as critics see it: family and widths of its hosts, genotype, tensors."""
+
+    host: ArchSpec
+    genotype: Genotype
+    tensors: Mapping[str, torch.Tensor]
+
+    def thin(self, num_classes: int = 1) -> ConvNet:
+        """The gene as a network of its own."""
+        return thin_network(self.host.arch, self.genotype, self.tensors, num_classes)
+
+
+def draw_tasks(val: ImageSet, section: CriticSection, seed: int, count: int) -> list[CriticTask]:
+    """The critic's `count` tasks for `seed`: the same for everyone who asks with the same seed (common random numbers).
+
+    Raises:
+        NovelClassesError: `val` holds novel classes.
+        DataError: a class has too few images.
+    """
+    refuse_novel(val, "the critic")
+    tasks = []
+    for number in range(count):
+        draw = rng(seed, "critic", number)
+        classes = draw.permutation(val.n_classes)[: section.n_way or val.n_classes]
+        fit, score = val.take_classes(classes.tolist()).draw_per_class(draw, section.fit_images, section.score_images)
+        tasks.append(CriticTask(fit, score))
+    return tasks
+
+
+@torch.no_grad()
+def pooled_features(network: ConvNet, images: ImageSet, compute: Compute) -> torch.Tensor:
+    """Activations of all groups, averaged over a 2 x 2 grid: float32 ``(N, 4 * channels of all groups)``."""
+    place(network, compute)
+    network.eval()
+    rows = []
+    for pixels in torch.split(images.to(compute.device).images, EVAL_BATCH):
+        found = network.activations(to_input(pixels)).values()
+        rows.append(torch.cat([F.adaptive_avg_pool2d(a, POOL).flatten(1).float() for a in found], dim=1))
+    return torch.cat(rows)
+
+
+def ridge_accuracy(
+    fit: torch.Tensor, labels: torch.Tensor, score: torch.Tensor, truth: torch.Tensor, ridge: float
+) -> float:
+    """Accuracy of ridge regression to one-hot targets, closed form (dual: samples are fewer than features).
+
+    Args:
+        fit, score: features ``(N, D)`` and ``(M, D)``; standardised here with the fit set's statistics.
+        labels, truth: int64 ``(N,)`` and ``(M,)``.
+        ridge: regulariser relative to the mean squared feature norm.
+    """
+    mean, std = fit.mean(0), fit.std(0)
+    std = torch.where(std > 1e-6, std, torch.ones_like(std))
+    fit, score = ((fit - mean) / std).double(), ((score - mean) / std).double()
+    targets = F.one_hot(labels).double()
+    offset = targets.mean(0)
+    gram = fit @ fit.T
+    penalty = ridge * gram.diagonal().mean()
+    weights = torch.linalg.solve(
+        gram + penalty * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), targets - offset
+    )
+    predicted = (score @ fit.T @ weights + offset).argmax(1)
+    return float((predicted == truth).double().mean())
+
+
+def nearest_class_mean(fit: torch.Tensor, labels: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
+    """Labels ``(M,)`` of the nearest class mean (Euclidean, unit-norm features), as in prototypical networks."""
+    fit, score = F.normalize(fit, dim=1), F.normalize(score, dim=1)
+    means = torch.zeros(int(labels.max()) + 1, fit.shape[1], dtype=fit.dtype, device=fit.device)
+    means.index_add_(0, labels, fit)
+    means /= torch.bincount(labels)[:, None]
+    return torch.cdist(score, means).argmin(1)
+
+
+def _ridge(gene: Gene, task: CriticTask, section: CriticSection, seed: int, compute: Compute) -> float:
+    network = gene.thin()
+    fit, score = pooled_features(network, task.fit, compute), pooled_features(network, task.score, compute)
+    truth = task.score.labels.to(score.device)
+    return ridge_accuracy(fit, task.fit.labels.to(fit.device), score, truth, section.ridge)
+
+
+def _nearest_class_mean(gene: Gene, task: CriticTask, section: CriticSection, seed: int, compute: Compute) -> float:
+    network = gene.thin()
+    fit, score = last_features(network, task.fit, compute), last_features(network, task.score, compute)
+    found = nearest_class_mean(fit, task.fit.labels.to(fit.device), score)
+    return float((found == task.score.labels.to(found.device)).double().mean())
+
+
+def _short_training(gene: Gene, task: CriticTask, section: CriticSection, seed: int, compute: Compute) -> float:
+    host = ArchSpec(gene.host.arch, gene.host.widths, task.fit.n_classes)
+    network = newborn(host, gene.genotype, gene.tensors, derive(seed, "critic host"))
+    recipe = TrainingSection(batch_size=SHORT_BATCH)
+    train(network, task.fit, recipe, steps=section.steps, seed=derive(seed, "critic life"), compute=compute)
+    return accuracy(network, task.score, compute)
+
+
+@torch.no_grad()
+def last_features(network: ConvNet, images: ImageSet, compute: Compute) -> torch.Tensor:
+    """Pooled last features of all images, float32 ``(N, C_last)``."""
+    place(network, compute)
+    network.eval()
+    return torch.cat(
+        [network.features(to_input(p)).float() for p in torch.split(images.to(compute.device).images, EVAL_BATCH)]
+    )
+
+
+Critic = Callable[[Gene, CriticTask, CriticSection, int, Compute], float]
+CRITICS: dict[str, Critic] = {
+    "ridge": _ridge,
+    "short_training": _short_training,
+    "nearest_class_mean": _nearest_class_mean,
+}
+
+
+def criticise(gene: Gene, tasks: list[CriticTask], section: CriticSection, seed: int, compute: Compute) -> list[float]:
+    """Accuracy of `gene` on each task, in 0..1. `seed` fixes the short-training host, the same for a generation."""
+    return [CRITICS[section.kind](gene, task, section, derive(seed, n), compute) for n, task in enumerate(tasks)]

@@ -1,0 +1,1 @@
+"""Variation and selection: DEAP operators on genotypes. No tensors, no torch."""

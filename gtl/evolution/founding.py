@@ -1,0 +1,78 @@
+"""The first genotypes: a share per group, drawn under the budget, and channels by score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from gtl.config import GeneSection
+from gtl.evolution.mutation import Ranking
+from gtl.genotype import ChannelMask, Genotype
+from gtl.layout import ChannelLayout
+
+ALLOCATIONS = ("uniform", "early")
+SMALLEST_SHARE = 0.05  # of a group's channels, before scaling to the drawn size
+
+
+def draw_allocation(
+    rng: np.random.Generator, layout: ChannelLayout, size: GeneSection, kind: str = "drawn"
+) -> dict[str, int]:
+    """Channels per group of a gene whose size is drawn from `size.initial_share`.
+
+    Args:
+        kind: ``drawn``: log-uniform shares per group, scaled to the size; otherwise a rule of `allocation`, which gives
+            a gene of the band's upper end.
+    """
+    low, high = size.initial_share
+    target = rng.uniform(low, high)
+    if kind != "drawn":
+        return allocation(layout, kind, high, size.min_channels)
+    logs = rng.uniform(np.log(SMALLEST_SHARE), 0.0, len(layout.groups))
+    shares = dict(zip(layout.groups, np.exp(logs).tolist(), strict=True))
+    return scale_allocation(shares, layout, target, size.min_channels)
+
+
+def scale_allocation(
+    shares: Mapping[str, float], layout: ChannelLayout, target: float, floor: int = 1
+) -> dict[str, int]:
+    """Multiply the groups' relative shares by one factor, so that the circuit is the largest within `target`."""
+
+    def counts(factor: float) -> dict[str, int]:
+        return {g: max(min(floor, w), min(w, int(shares[g] * factor * w))) for g, w in layout.groups.items()}
+
+    low, high = 0.0, 1.0 / min(shares.values())
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if layout.circuit_share(counts(middle)) <= target else (low, middle)
+    return counts(low)
+
+
+def allocation(layout: ChannelLayout, kind: str, budget: float, floor: int = 1) -> dict[str, int]:
+    """Channels per group of a gene of at most `budget` of the convolution parameters.
+
+    Args:
+        kind: ``uniform``: the same share of every group; ``early``: the first half of the groups whole, as far as the
+            budget goes, the rest equal shares of what is left.
+    """
+    groups = list(layout.groups)
+    if kind == "uniform":
+        shares = dict.fromkeys(groups, 1.0)
+    elif kind == "early":
+        shares = {group: 1e6 if i < len(groups) // 2 else 1.0 for i, group in enumerate(groups)}
+        counts = scale_allocation(shares, layout, budget, floor)
+        if all(counts[group] == layout.groups[group] for group in groups[: len(groups) // 2]):
+            return counts
+        widest = max(layout.groups.values())  # even the early half is over the budget: favour narrow groups
+        shares = {group: (widest / layout.groups[group]) ** 2 for group in groups}
+    else:
+        raise ValueError(f"unknown allocation {kind!r}; known are {', '.join(ALLOCATIONS)}")
+    return scale_allocation(shares, layout, budget, floor)
+
+
+def top_channels(counts: Mapping[str, int], ranking: Ranking) -> Genotype:
+    """The genotype of the best-ranked channels of every group; ties go to the lower index."""
+    return Genotype(
+        {group: ChannelMask(len(ranking[group]), np.argsort(-ranking[group], kind="stable")[:count].tolist())
+         for group, count in counts.items()}
+    )  # fmt: skip

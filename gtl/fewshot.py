@@ -1,0 +1,193 @@
+"""Few-shot evaluation of starts: instinct (no training) and descendants (the same fine-tuning for every start).
+
+A *start* is a way to make a newborn network. Its learning rate is chosen on validation classes, its result is measured
+on novel classes, and every start meets the same images with the same seeds, so differences are paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gtl.config import FewShotSection
+from gtl.critic import last_features, nearest_class_mean
+from gtl.data.episodes import Episode, episodes_digest, sample_episodes
+from gtl.data.images import ImageSet
+from gtl.models import ConvNet
+from gtl.seeds import derive, rng
+from gtl.stats import Estimate, estimate, paired_difference
+from gtl.training import Compute, accuracy, train
+
+# A start: number of classes and a seed -> a newborn network.
+Start = Callable[[int, int], ConvNet]
+Advance = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class StartResult:
+    """What one start gave.
+
+    Attributes:
+        start: its name.
+        shots: training images a class.
+        learning_rate: chosen on validation classes.
+        accuracies: one per seed, on novel classes.
+        gain: paired difference to scratch; None for scratch itself.
+    """
+
+    start: str
+    shots: int
+    learning_rate: float
+    accuracies: tuple[float, ...]
+    accuracy: Estimate
+    gain: Estimate | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain form."""
+        return {
+            "start": self.start,
+            "shots": self.shots,
+            "learning_rate": self.learning_rate,
+            "accuracies": list(self.accuracies),
+            "accuracy": self.accuracy.to_json(),
+            "gain": None if self.gain is None else self.gain.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class InstinctResult:
+    """Nearest-class-mean accuracy of newborns that never trained, over episodes (sampler interval)."""
+
+    start: str
+    n_way: int
+    n_shot: int
+    accuracy: Estimate
+    episodes_digest: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain form."""
+        return {**vars(self), "accuracy": self.accuracy.to_json()}
+
+
+def fine_tune(
+    start: Start,
+    fit: ImageSet,
+    test: ImageSet,
+    section: FewShotSection,
+    learning_rate: float,
+    seed: int,
+    compute: Compute,
+) -> float:
+    """Accuracy on `test` of a descendant born from `start` and trained on `fit`. Diverged training scores chance."""
+    network = start(fit.n_classes, derive(seed, "newborn"))
+    recipe = section.training.model_copy(update={"learning_rate": learning_rate})
+    result = train(network, fit, recipe, steps=section.steps, seed=derive(seed, "fine-tune"), compute=compute)
+    return accuracy(network, test, compute) if result.finite else 1.0 / fit.n_classes
+
+
+def choose_learning_rate(
+    start: Start, val: ImageSet, shots: int, section: FewShotSection, seed: int, compute: Compute
+) -> float:
+    """The candidate whose descendants do best on validation classes, over SELECTION_SEEDS draws."""
+    if len(section.learning_rates) == 1:
+        return section.learning_rates[0]
+    test_images = min(section.test_images, min(val.class_counts.values()) - shots)
+    means = []
+    for rate in section.learning_rates:
+        found = []
+        for number in range(SELECTION_SEEDS):
+            draw = rng(seed, "choose", number)
+            fit, test = val.draw_per_class(draw, shots, test_images)
+            found.append(fine_tune(start, fit, test, section, rate, derive(seed, "choose", number), compute))
+        means.append(sum(found) / len(found))
+    return section.learning_rates[max(range(len(means)), key=means.__getitem__)]
+
+
+SELECTION_SEEDS = 2
+SCRATCH = "scratch"
+
+
+def compare_starts(
+    starts: Mapping[str, Start],
+    novel: ImageSet,
+    section: FewShotSection,
+    seed: int,
+    compute: Compute,
+    *,
+    val: ImageSet | None,
+    advance: Advance = lambda message: None,
+) -> list[StartResult]:
+    """Train descendants of every start on the novel classes, with the same images, seeds and budget.
+
+    Args:
+        starts: name -> start; must hold SCRATCH, which gains are measured against.
+        val: validation classes that each start's learning rate is chosen on; None: the middle candidate for all.
+
+    Raises:
+        DataError: a class has too few images for the shots and test images asked for.
+    """
+    results = []
+    for shots in section.shots:
+        baseline: tuple[float, ...] = ()
+        for name in sorted(starts, key=lambda name: name != SCRATCH):  # scratch first
+            start = starts[name]
+            if val is None:
+                rate = section.learning_rates[len(section.learning_rates) // 2]
+            else:
+                rate = choose_learning_rate(start, val, shots, section, derive(seed, "rate"), compute)
+            found = []
+            for number in range(section.seeds):
+                draw = rng(seed, "novel images", shots, number)
+                fit, test = novel.draw_per_class(draw, shots, section.test_images)
+                found.append(fine_tune(start, fit, test, section, rate, derive(seed, "novel", number), compute))
+                advance(f"{name}, {shots} shots, seed {number + 1} of {section.seeds}")
+            baseline = tuple(found) if name == SCRATCH else baseline
+            gain = None if name == SCRATCH else paired_difference(found, baseline)
+            results.append(StartResult(name, shots, rate, tuple(found), estimate(found), gain))
+    return results
+
+
+def instinct(
+    starts: Mapping[str, Start],
+    images: ImageSet,
+    *,
+    n_way: int,
+    n_shot: int,
+    n_query: int,
+    episodes: int,
+    seed: int,
+    compute: Compute,
+) -> list[InstinctResult]:
+    """N-way K-shot nearest-class-mean episodes on the frozen features of newborns: what a network can do unlearned."""
+    listed = sample_episodes(images, n_way, n_shot, n_query, episodes, derive(seed, "episodes"))
+    digest = episodes_digest(listed)
+    results = []
+    for name, start in starts.items():
+        features = last_features(start(n_way, derive(seed, "newborn")), images, compute)
+        found = [_episode_accuracy(features, episode) for episode in listed]
+        results.append(InstinctResult(name, n_way, n_shot, estimate(found), digest))
+    return results
+
+
+def _episode_accuracy(features: torch.Tensor, episode: Episode) -> float:
+    support, query = torch.from_numpy(episode.support), torch.from_numpy(episode.query)
+    labels = torch.arange(len(support), device=features.device)
+    fit = features[support.flatten().to(features.device)]
+    score = features[query.flatten().to(features.device)]
+    found = nearest_class_mean(fit, labels.repeat_interleave(support.shape[1]), score)
+    return float((found == labels.repeat_interleave(query.shape[1])).double().mean())
+
+
+def verdict(results: Sequence[StartResult], name: str) -> str:
+    """What the table says of one start against scratch, in words."""
+    lines = []
+    for result in results:
+        if result.start != name or result.gain is None:
+            continue
+        low, high = 100 * result.gain.low, 100 * result.gain.high
+        claim = "better than" if low > 0 else "worse than" if high < 0 else "no difference shown from"
+        lines.append(f"{result.shots} shots: {claim} scratch ({low:+.1f} to {high:+.1f} points, n = {result.gain.n})")
+    return "; ".join(lines)

@@ -1,0 +1,136 @@
+"""Evidence: what a learngene is worth on classes that nothing before has seen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gtl.config import Config
+from gtl.data.images import Splits
+from gtl.data.request import DataRequest
+from gtl.data.sources import load
+from gtl.errors import DataError, LearngeneError
+from gtl.fewshot import SCRATCH, Advance, InstinctResult, Start, StartResult, compare_starts, instinct
+from gtl.learngene.artifact import Learngene
+from gtl.learngene.baselines import best_one_shot, gene_start, pretrained_tensors, scratch_start
+from gtl.life import World
+from gtl.seeds import derive
+
+STARTS = (SCRATCH, "pretrained", "one-shot", "learngene")
+INSTINCT_EPISODES = 400
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Few-shot results of several starts on one data source.
+
+    Attributes:
+        data: source and hash of its class lists.
+        results: descendants, one entry per start and number of shots.
+        instincts: untrained newborns, one entry per start.
+        starts: what each start inherits, in words and numbers.
+        images: training images behind the pretrained and the evolved starts.
+    """
+
+    data: dict[str, str]
+    results: list[StartResult]
+    instincts: list[InstinctResult]
+    starts: dict[str, dict[str, Any]]
+    images: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain form: one JSON document."""
+        return {
+            "data": self.data,
+            "images": self.images,
+            "starts": self.starts,
+            "descendants": [result.to_json() for result in self.results],
+            "instinct": [result.to_json() for result in self.instincts],
+        }
+
+
+def config_of(learngene: Learngene) -> Config:
+    """The configuration that a learngene was evolved with (its data root is not recorded).
+
+    Raises:
+        LearngeneError: the learngene carries none.
+    """
+    try:
+        return Config.model_validate_json(json.dumps(learngene.provenance["config"]))
+    except (KeyError, ValueError) as error:
+        raise LearngeneError(f"this learngene does not carry the configuration that made it ({error})") from None
+
+
+def make_starts(
+    learngene: Learngene, world: World, names: Sequence[str], advance: Advance
+) -> tuple[dict[str, Start], dict[str, dict[str, Any]]]:
+    """The named starts, and what each inherits. References are trained on as many images as the learngene cost."""
+    unknown = [name for name in names if name not in STARTS]
+    if unknown:
+        raise DataError(f"unknown starts {unknown}; known are {', '.join(STARTS)}")
+    host, layout, images = world.host, world.layout, int(learngene.provenance["images"]["total"])
+    starts: dict[str, Start] = {SCRATCH: scratch_start(host)}
+    about: dict[str, dict[str, Any]] = {SCRATCH: {"share": 0.0, "images": 0}}
+    if "pretrained" in names or "one-shot" in names:
+        tensors = pretrained_tensors(world, images, advance)
+        if "pretrained" in names:
+            starts["pretrained"] = gene_start(host, layout.full(), tensors)
+            about["pretrained"] = {"share": 1.0, "images": images}
+        if "one-shot" in names:
+            cut = best_one_shot(world, tensors, learngene.genotype)
+            starts["one-shot"] = gene_start(host, cut.genotype, cut.tensors)
+            about["one-shot"] = {
+                "share": layout.circuit_share(cut.genotype.counts),
+                "images": images,
+                "method": cut.method,
+                "allocation": cut.allocation,
+                "counts": list(cut.genotype.counts.values()),
+            }
+    if "learngene" in names:
+        starts["learngene"] = gene_start(host, learngene.genotype, learngene.tensors)
+        share = layout.circuit_share(learngene.genotype.counts)
+        about["learngene"] = {"share": share, "images": images, "counts": list(learngene.genotype.counts.values())}
+    return starts, about
+
+
+def gather_evidence(
+    learngene: Learngene,
+    world: World,
+    request: DataRequest,
+    *,
+    names: Sequence[str] = STARTS,
+    advance: Advance = lambda message: None,
+) -> Evidence:
+    """Compare starts on the novel classes of a source.
+
+    Args:
+        learngene: the gene.
+        world: of the configuration that it was evolved with; references and learning rates come from its train and
+            validation classes, never from the novel ones.
+        request: the source whose novel classes are the test.
+
+    Raises:
+        DataError: the source has no novel classes, or too few images for the protocol.
+    """
+    splits: Splits = load(request, ("novel",))
+    novel = splits["novel"]
+    section = world.config.fewshot
+    starts, about = make_starts(learngene, world, names, advance)
+    seed = derive(world.config.seed, "fewshot", request.source)
+    n_way, shot = min(5, novel.n_classes), max(1, min(5, min(novel.class_counts.values()) // 2))
+    query = min(15, min(novel.class_counts.values()) - shot)
+    instincts = instinct(
+        starts,
+        novel,
+        n_way=n_way,
+        n_shot=shot,
+        n_query=query,
+        episodes=INSTINCT_EPISODES,
+        seed=seed,
+        compute=world.compute,
+    )
+    results = compare_starts(starts, novel, section, seed, world.compute, val=world.val, advance=advance)
+    data = {"source": request.source, "classes": splits.digest}
+    return Evidence(data, results, instincts, about, int(learngene.provenance["images"]["total"]))

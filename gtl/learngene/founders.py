@@ -1,0 +1,126 @@
+"""The ancestor: the trained network that the first genes are cut from, or a checkpoint of the user's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from gtl.config import Config
+from gtl.errors import ConfigError, EvolutionError
+from gtl.life import World
+from gtl.models import ArchSpec, ConvNet, build
+from gtl.seeds import derive
+from gtl.surgery import GeneTensors, gather
+from gtl.training import Progress, TrainingResult, train
+
+SAVE_EVERY = 20.0  # seconds between saves of a training's progress
+
+
+@dataclass(frozen=True)
+class Saved:
+    """An ancestor's training between two epochs: all tensors, and the steps done."""
+
+    step: int
+    tensors: dict[str, torch.Tensor]
+
+
+def pretrain(
+    world: World,
+    steps: int,
+    seed: int,
+    *,
+    saved: Saved | None = None,
+    save: Callable[[Saved], None] | None = None,
+) -> tuple[ConvNet, TrainingResult]:
+    """Train a whole network on all train classes with the founders' recipe.
+
+    Args:
+        steps: optimiser steps.
+        saved: go on from here; the result equals that of an uninterrupted training.
+        save: called about every SAVE_EVERY seconds with what `saved` needs.
+    """
+    spec = ArchSpec(world.host.arch, world.host.widths, world.train.n_classes)
+    network = build(spec, derive(seed, "weights")).to(memory_format=torch.channels_last)
+    resume = None
+    if saved is not None:
+        network.load_state_dict({n: saved.tensors[f"network.{n}"] for n in network.state_dict()})
+        names = [name for name, _ in network.named_parameters()]
+        resume = Progress(saved.step, tuple(saved.tensors[f"momentum.{name}"] for name in names))
+    last = time.monotonic()
+
+    def on_epoch(progress: Progress) -> None:
+        nonlocal last
+        if save is None or time.monotonic() - last < SAVE_EVERY:
+            return
+        tensors = {f"network.{n}": t.detach().cpu().contiguous() for n, t in network.state_dict().items()}
+        names = [name for name, _ in network.named_parameters()]
+        tensors |= {f"momentum.{n}": m.cpu().contiguous() for n, m in zip(names, progress.momentum, strict=True)}
+        save(Saved(progress.step, tensors))
+        last = time.monotonic()
+
+    result = train(
+        network,
+        world.train,
+        world.config.founders.training,
+        steps=steps,
+        seed=derive(seed, "training"),
+        compute=world.compute,
+        resume=resume,
+        on_epoch=on_epoch,
+    )
+    network.to("cpu").eval()
+    return network, result
+
+
+def ancestor_steps(config: Config, train_images: int) -> int:
+    """Optimiser steps of the ancestor's training."""
+    batch = min(config.founders.training.batch_size, train_images)
+    return max(1, round(config.founders.epochs * (train_images // batch)))
+
+
+def ancestor_tensors(
+    world: World, *, saved: Saved | None = None, save: Callable[[Saved], None] | None = None
+) -> tuple[GeneTensors, int]:
+    """The ancestor's tensors, head excluded, and the training images that it cost (0 for a checkpoint).
+
+    Raises:
+        EvolutionError: its training diverged.
+        ConfigError: the checkpoint is not a state dict of this network.
+    """
+    config = world.config
+    if config.founders.checkpoint is not None:
+        return read_checkpoint(Path(config.founders.checkpoint), world), 0
+    steps = ancestor_steps(config, len(world.train.labels))
+    network, result = pretrain(world, steps, derive(config.seed, "ancestor"), saved=saved, save=save)
+    if not result.finite:
+        raise EvolutionError(
+            f"the ancestor's training diverged (loss {result.loss}); lower founders.training.learning_rate "
+            f"(now {config.founders.training.learning_rate})"
+        )
+    images = steps * min(config.founders.training.batch_size, len(world.train.labels))
+    return gather(network.state_dict(), world.layout, world.layout.full()), images
+
+
+def read_checkpoint(path: Path, world: World) -> GeneTensors:
+    """The tensors of a user's checkpoint: a safetensors state dict of the configured network; its head is ignored."""
+    try:
+        state = load_file(path)
+    except FileNotFoundError:
+        raise ConfigError(f"founders.checkpoint: there is no file {path}") from None
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"founders.checkpoint: {path} is not a readable safetensors file ({error})") from None
+    layout = world.layout
+    for name in layout.inherited:
+        found = tuple(state[name].shape) if name in state else None
+        if found != layout.shapes[name]:
+            raise ConfigError(
+                f"founders.checkpoint: {path} has {name} of shape {found}, the configured {world.host.arch} needs "
+                f"{layout.shapes[name]}. Set model.arch, model.family and model.width to the checkpoint's network."
+            )
+    return gather({name: state[name].float() for name in layout.inherited}, layout, layout.full())

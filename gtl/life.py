@@ -1,0 +1,204 @@
+"""One life: birth, life, extraction, critic. `evaluate` is a pure function of a job, its parents' genes and the world."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from gtl.config import Config
+from gtl.critic import Gene, criticise, draw_tasks
+from gtl.data.images import ImageSet, refuse_novel
+from gtl.genotype import Genotype
+from gtl.individual import Evaluation, Job, Status
+from gtl.layout import ChannelLayout
+from gtl.models import ArchSpec, ConvNet, build, gene_layout
+from gtl.phenotype import newborn, thin_network
+from gtl.seeds import derive, rng
+from gtl.surgery import GeneTensors, combine, gather, gene_region
+from gtl.training import Compute, TrainingResult, reestimate_norms, train
+
+NORM_IMAGES = 2048  # images that batch-norm statistics are estimated on
+
+
+@dataclass(frozen=True)
+class World:
+    """What every evaluation of a run shares and none changes. Sent to a worker once.
+
+    Attributes:
+        config: the run's configuration.
+        host: family and widths of hosts (its number of classes is the life's n_way).
+        train: images of the train classes.
+        val: images of the validation classes.
+        compute: where to compute.
+        class_lists: class names by role, for provenance.
+        class_digest: hash of source and class lists.
+    """
+
+    config: Config
+    host: ArchSpec
+    train: ImageSet
+    val: ImageSet
+    compute: Compute
+    class_lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    class_digest: str = ""
+
+    def __post_init__(self) -> None:
+        refuse_novel(self.train, "training")
+        refuse_novel(self.val, "the critic")
+
+    @property
+    def layout(self) -> ChannelLayout:
+        """Layout of hosts without their head."""
+        return gene_layout(self.host.arch, dict(self.host.widths))
+
+
+def evaluate(job: Job, parents: Sequence[GeneTensors], world: World) -> tuple[GeneTensors | None, Evaluation]:
+    """Live one life and be judged.
+
+    Args:
+        job: what to do.
+        parents: tensors of ``job.parents``, in the same order.
+
+    Returns:
+        The child's gene tensors (None if it failed) and its evaluation. The same on every machine of one kind.
+    """
+    began = time.perf_counter()
+    inherited = _conceive(job, parents, world)
+    images = 0
+    if not job.lives and len(parents) == 1 and inherited is not None and inherited[0] == job.genotype:
+        tensors = inherited[1]  # an unchanged gene that only meets new critic tasks
+    else:
+        host = _birth(job, inherited, world)
+        if job.lives and world.config.life.steps > 0:
+            result = _live(host, job, inherited, world)
+            images = result.images
+            if not result.finite:
+                reason = f"the host's training diverged (loss {result.loss}); lower life.training.learning_rate"
+                return None, Evaluation(
+                    Status.DIVERGED, images=images, seconds=time.perf_counter() - began, reason=reason
+                )
+        tensors = _extract(host, job, inherited, world)
+    tasks = draw_tasks(world.val, world.config.critic, job.critic_seed, job.critic_tasks)
+    gene = Gene(world.host, job.genotype, tensors)
+    scores = criticise(gene, tasks, world.config.critic, job.critic_seed, world.compute)
+    mean = sum(scores) / len(scores)
+    spread = (sum((s - mean) ** 2 for s in scores) / len(scores)) ** 0.5
+    fitness = max(0.0, mean - world.config.critic.spread_penalty * spread)
+    metrics = {"accuracy": mean, "spread": spread, "share": world.layout.circuit_share(job.genotype.counts)}
+    return tensors, Evaluation(Status.OK, fitness, metrics, images, time.perf_counter() - began)
+
+
+def _conceive(job: Job, parents: Sequence[GeneTensors], world: World) -> tuple[Genotype, GeneTensors] | None:
+    """The gene that the host is born with: parents combined, then the inheritance mode and weight noise applied."""
+    if not parents:
+        return None
+    pairs = [(parent.genotype, tensors) for parent, tensors in zip(job.parents, parents, strict=True)]
+    genotype, tensors = combine(pairs, world.layout) if len(pairs) > 1 else pairs[0]
+    mode, noise = world.config.life.inherit, world.config.evolution.mutation.weight_noise
+    if not job.lives:
+        return genotype, tensors
+    if mode == "mask":  # control: the channels' places pass on, their weights do not
+        fresh = build(world.host, derive(job.seed, "mask only"))
+        tensors = gather(fresh.state_dict(), world.layout, genotype)
+    elif mode == "shuffled":  # control: the weights' distribution passes on, their arrangement does not
+        generator = torch.Generator().manual_seed(derive(job.seed, "shuffle"))
+        tensors = {
+            n: t.flatten()[torch.randperm(t.numel(), generator=generator)].view(t.shape) for n, t in tensors.items()
+        }
+    if noise > 0:
+        generator = torch.Generator().manual_seed(derive(job.seed, "noise"))
+        kernels = set(world.layout.convolutions)
+        tensors = {
+            name: tensor + noise * tensor.std() * torch.randn(tensor.shape, generator=generator)
+            if name in kernels
+            else tensor
+            for name, tensor in tensors.items()
+        }
+    return genotype, tensors
+
+
+def _birth(job: Job, inherited: tuple[Genotype, GeneTensors] | None, world: World) -> ConvNet:
+    """A newborn host with the inherited gene in it; without parents, the gene is what its random weights happen to be."""
+    spec = ArchSpec(world.host.arch, world.host.widths, world.config.life.n_way)
+    seed = derive(job.seed, "host")
+    if inherited is not None:
+        return newborn(spec, *inherited, seed)
+    state = build(spec, seed).state_dict()
+    return newborn(spec, job.genotype, gather(state, world.layout, job.genotype), seed)
+
+
+def _live(host: ConvNet, job: Job, inherited: tuple[Genotype, GeneTensors] | None, world: World) -> TrainingResult:
+    """Train the host on its survival environment: k of the train classes."""
+    life = world.config.life
+    classes = rng(job.task_seed, "classes").permutation(world.train.n_classes)[: life.n_way]
+    environment = world.train.take_classes(classes.tolist()) if life.n_way < world.train.n_classes else world.train
+    born_with = job.genotype if inherited is None else inherited[0]
+    scale = update_scale(host.layout, born_with, gene_update=life.gene_update, masked=life.zero_block == "masked")
+    return train(
+        host,
+        environment,
+        life.training,
+        steps=life.steps,
+        seed=derive(job.seed, "life"),
+        compute=world.compute,
+        update_scale=scale,
+    )
+
+
+def update_scale(
+    layout: ChannelLayout, genotype: Genotype, *, gene_update: float, masked: bool
+) -> Mapping[str, torch.Tensor] | None:
+    """Factors on weight updates that hold the gene back (`gene_update`) or keep its zero block zero (`masked`)."""
+    if gene_update == 1.0 and not masked:
+        return None
+    scale = {}
+    for name in layout.inherited:
+        if name.endswith(("running_mean", "running_var")):
+            continue
+        gene, zeros = gene_region(layout, genotype, name)
+        factor = torch.ones(layout.shapes[name])
+        factor[gene] = gene_update
+        if masked:
+            factor[zeros] = 0.0
+        scale[name] = factor
+    return scale
+
+
+def _extract(host: ConvNet, job: Job, inherited: tuple[Genotype, GeneTensors] | None, world: World) -> GeneTensors:
+    """Read the child's circuit out of the trained host, and make its norms fit the circuit alone."""
+    host.to("cpu")
+    state = host.state_dict()
+    layout = world.layout
+    if inherited is not None and world.config.evolution.mutation.new_channel == "random" and job.lives:
+        state = _randomise_new_channels(state, layout, inherited[0], job, world)
+    tensors = gather(state, layout, job.genotype)
+    if world.config.life.batch_norm == "inherit":
+        return tensors
+    return norm_fitted(tensors, job.genotype, world, job.critic_seed)
+
+
+def norm_fitted(tensors: GeneTensors, genotype: Genotype, world: World, seed: int) -> GeneTensors:
+    """The gene with its norms' statistics estimated on the thin network, over train images drawn with `seed`."""
+    thin = thin_network(world.host.arch, genotype, tensors)
+    rows = rng(seed, "norm images").permutation(len(world.train.labels))[:NORM_IMAGES]
+    reestimate_norms(thin, world.train.images[torch.from_numpy(rows)], world.compute)
+    thin.to("cpu")
+    return gather(thin.state_dict(), thin.layout, Genotype.full(thin.widths))
+
+
+def _randomise_new_channels(
+    state: Mapping[str, torch.Tensor], layout: ChannelLayout, parent: Genotype, job: Job, world: World
+) -> dict[str, torch.Tensor]:
+    """Give the channels that mutation added fresh random weights instead of the trained host's (ablation, row 10)."""
+    fresh = build(world.host, derive(job.seed, "new channels")).state_dict()
+    result = dict(state)
+    for name in layout.inherited:
+        group = layout.owner(name)
+        added = job.genotype[group].bits & ~parent[group].bits
+        rows = torch.from_numpy(added)
+        result[name] = state[name].clone()
+        result[name][rows] = fresh[name][rows]
+    return result

@@ -1,0 +1,93 @@
+"""Condense: the finalists of a run meet the same tasks, and the best becomes the learngene, with its provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from gtl.config_file import config_hash
+from gtl.errors import EvolutionError
+from gtl.evolution.fitness import raw_score
+from gtl.genotype import Genotype
+from gtl.individual import Individual
+from gtl.layout import ChannelLayout
+from gtl.learngene.artifact import Learngene
+from gtl.life import World
+from gtl.lineage import Lineage
+from gtl.population.evaluator import Evaluator, GeneStore
+from gtl.population.founding import Ancestor
+from gtl.population.manager import Manager
+from gtl.versions import versions
+
+
+def condense(
+    manager: Manager, evaluator: Evaluator, genes: GeneStore, lineage: Lineage, world: World, ancestor: Ancestor
+) -> Learngene:
+    """The learngene of a finished evolution.
+
+    Raises:
+        EvolutionError: no finalist could be evaluated.
+    """
+    finalists = manager.finalists()
+    individuals = {individual.id: individual for individual, _ in finalists}
+    for outcome in evaluator.evaluate([job for _, job in finalists]):
+        individuals[outcome.individual].evaluation = outcome.evaluation
+        individuals[outcome.individual].gene = outcome.gene
+    score = world.config.evolution.score
+    best = max(individuals.values(), key=lambda i: (raw_score(i, world.layout, score), i.id))
+    if best.evaluation is None or not best.ok:
+        reason = best.evaluation.reason if best.evaluation else ""
+        raise EvolutionError(f"none of the {len(finalists)} finalists could be evaluated: {reason}")
+    tensors = genes.get(best.gene)
+    return make_learngene(world, best.genotype, tensors, _provenance(manager, best, lineage, world, ancestor))
+
+
+def make_learngene(
+    world: World, genotype: Genotype, tensors: Mapping[str, torch.Tensor], provenance: dict[str, Any]
+) -> Learngene:
+    """A learngene of these tensors. `provenance` must not hold times or paths: equal runs give equal bytes."""
+    return Learngene(world.host.arch, genotype, tensors, shares(world.layout, genotype), provenance, ())
+
+
+def shares(layout: ChannelLayout, genotype: Genotype) -> dict[str, float | int]:
+    """Size of a gene, counted both ways (methods.md 1.3): circuits (both sides restricted) and whole kernels."""
+    counts = genotype.counts
+    return {
+        "circuit": layout.circuit_share(counts),
+        "kernels": layout.kernel_share(counts),
+        "circuit_parameters": layout.circuit_parameters(counts),
+        "kernel_parameters": layout.kernel_parameters(counts),
+        "network_parameters": layout.circuit_parameters(layout.groups),
+    }
+
+
+def _provenance(
+    manager: Manager, best: Individual, lineage: Lineage, world: World, ancestor: Ancestor
+) -> dict[str, Any]:
+    """Where the gene comes from: what is needed to make it again, and what it cost."""
+    assert best.evaluation is not None
+    config = world.config.model_dump(mode="json")
+    config["data"]["root"] = None  # a path of the machine it was made on says nothing elsewhere
+    parent = best.parents[0]
+    return {
+        "method": "genetic transfer learning",
+        "config": config,
+        "config_hash": config_hash(world.config),
+        "data": {"source": world.train.source, "classes": world.class_digest, "lists": world.class_lists},
+        "seed": world.config.seed,
+        "versions": versions(world.compute.device),
+        "generations": manager.generation,
+        "winner": {
+            "parents": list(best.parents),
+            "fitness": best.evaluation.fitness,
+            "line": [
+                {"id": step.id, "generation": step.generation, "fitness": step.fitness} for step in lineage.line(parent)
+            ]
+            if parent in lineage
+            else [],
+        },
+        "critic": {"kind": world.config.critic.kind, "reference": dict(ancestor.reference)},
+        "images": {"ancestor": ancestor.images, "lives": manager.images, "total": ancestor.images + manager.images},
+    }

@@ -1,0 +1,82 @@
+"""Founding of a run: train or read the ancestor once, keep it in the run, rank its channels.
+
+A training that is killed goes on from its last saved epoch and gives the same ancestor.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from gtl.critic import Gene, criticise, draw_tasks
+from gtl.evolution.mutation import Ranking
+from gtl.learngene.founders import Saved, ancestor_steps, ancestor_tensors
+from gtl.learngene.oneshot import METHODS, channel_scores
+from gtl.life import World
+from gtl.models import build
+from gtl.population.run import read_record, write_record
+from gtl.population.store import RunStore
+from gtl.seeds import derive
+from gtl.surgery import GeneTensors, gather
+
+RECORD = "ancestor.json"
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """The run's ancestor: content hash of its tensors (None: random founders), cost, channel rankings.
+
+    Attributes:
+        images: training images it cost.
+        reference: critic accuracy of a random and of the trained whole network, the lines of the paper's Fig. 4.
+    """
+
+    digest: str | None
+    images: int
+    rankings: Mapping[str, Ranking]
+    reference: Mapping[str, float]
+
+
+def found(world: World, store: RunStore, say: Callable[[str], None]) -> Ancestor:
+    """The run's ancestor: read back if the run has it, otherwise made now."""
+    record = read_record(store.path / RECORD)
+    if world.config.founders.kind == "random":
+        if "reference" not in record:
+            record = {"reference": reference_lines(world, None)}
+            write_record(store.path / RECORD, record)
+        return Ancestor(None, 0, {}, record["reference"])
+    if "gene" not in record:
+        steps = ancestor_steps(world.config, len(world.train.labels))
+        began = time.perf_counter()
+        saved = None
+        if "progress" in record:
+            saved = Saved(int(record["step"]), store.blobs.get(record["progress"]))
+            say(f"ancestor: going on from step {saved.step} of {steps}")
+        else:
+            say(f"ancestor: {steps} steps of {world.config.founders.training.batch_size} images")
+
+        def save(progress: Saved) -> None:
+            write_record(store.path / RECORD, {"step": progress.step, "progress": store.blobs.put(progress.tensors)})
+            say(f"ancestor: step {progress.step} of {steps}, {time.perf_counter() - began:.0f} s")
+
+        tensors, images = ancestor_tensors(world, saved=saved, save=save)
+        record = {"gene": store.blobs.put(tensors), "images": images, "reference": reference_lines(world, tensors)}
+        write_record(store.path / RECORD, record)
+    tensors = store.blobs.get(record["gene"])
+    rankings = {method: channel_scores(tensors, world.layout, method, world.config.seed) for method in METHODS}
+    return Ancestor(record["gene"], int(record["images"]), rankings, record["reference"])
+
+
+def reference_lines(world: World, ancestor: GeneTensors | None) -> dict[str, float]:
+    """Critic accuracy of whole networks: ``scratch`` (random weights) and, if there is an ancestor, ``pretrained``."""
+    section, seed = world.config.critic, derive(world.config.seed, "critic", "final")
+    tasks = draw_tasks(world.val, section, seed, section.final_tasks)
+    full = world.layout.full()
+    random = gather(build(world.host, derive(seed, "scratch")).state_dict(), world.layout, full)
+    lines = {}
+    for name, tensors in (("scratch", random), ("pretrained", ancestor)):
+        if tensors is not None:
+            scores = criticise(Gene(world.host, full, tensors), tasks, section, seed, world.compute)
+            lines[name] = sum(scores) / len(scores)
+    return lines

@@ -1,0 +1,83 @@
+"""The small things of a run directory: where the next one goes, its records, its extension, its learngene."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gtl import storage
+from gtl.config import Config
+from gtl.errors import RunError
+from gtl.learngene.artifact import Learngene
+from gtl.lineage import Lineage
+from gtl.population.store import RunStore
+
+POPULATIONS = Path("populations")
+LEARNGENE = "learngene.safetensors"
+EXTENSION = "extension.json"
+
+
+def next_run(name: str) -> Path:
+    """A new path ``populations/<name>/runs/NNN`` below the current folder."""
+    runs = POPULATIONS / name / "runs"
+    taken = [int(path.name) for path in runs.glob("[0-9]*") if path.name.isdigit()]
+    return runs / f"{max(taken, default=0) + 1:03d}"
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A small JSON file of the run; {} if it is not there yet.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    try:
+        record = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({error}); move it away to have it made again") from None
+    if not isinstance(record, dict):
+        raise RunError(f"{path} does not hold a JSON object; move it away to have it made again")
+    return record
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Write a small JSON file whole or not at all, in place of an older one."""
+    storage.publish(path, json.dumps(record, indent=1).encode() + b"\n", overwrite=True)
+
+
+def extended(config: Config, run: Path, generations: int | None) -> Config:
+    """The configuration of a run that may have been extended; remembers `generations`, so that a killed extension
+    goes on by itself.
+
+    Raises:
+        RunError: fewer generations than the run was made for.
+    """
+    record = read_record(run / EXTENSION)
+    if generations is not None:
+        planned = int(record.get("generations", config.evolution.generations))
+        if generations < planned:
+            raise RunError(f"--generations {generations} is below the {planned} that {run} was made for")
+        record = {"generations": generations}
+        write_record(run / EXTENSION, record)
+    if "generations" not in record:
+        return config
+    evolution = config.evolution.model_copy(update={"generations": int(record["generations"])})
+    return config.model_copy(update={"evolution": evolution})
+
+
+def publish_learngene(store: RunStore, learngene: Learngene) -> Path:
+    """Write the run's learngene. One of fewer generations is kept beside it under the number of its generations."""
+    path = store.path / LEARNGENE
+    data = learngene.to_bytes()
+    if path.exists() and path.read_bytes() != data:
+        older = Learngene.load(path)
+        older.save(store.path / f"learngene-{int(older.provenance['generations']):06d}.safetensors", overwrite=True)
+    storage.publish(path, data, overwrite=True)
+    return path
+
+
+def read_lineage(store: RunStore) -> Lineage:
+    """The run's lineage from its journal."""
+    return Lineage.read(store.path / "lineage.jsonl")

@@ -1,0 +1,432 @@
+"""Pictures: evolution (the paper's Fig. 4), kept channels per group, descendants. 900 pixels wide, equal bytes for equal data.
+
+Only matplotlib's object API is used: no global state, no window, nothing of the user's matplotlib settings.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple, ParamSpec
+
+import numpy as np
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from gtl import storage
+from gtl.genotype import Genotype
+from gtl.stats import estimate
+
+DPI = 150
+WIDTH = 6.0  # inches: 900 pixels
+INK, MUTED, RULE, PALE = "#222222", "#666666", "#c9c9c9", "#ececec"
+BLUE, SKY = "#0072b2", "#8fc1e3"
+# Okabe and Ito's colours, which stay apart for the colour-blind; every line also has its own marker and its name on it.
+COLOURS = {"scratch": MUTED, "pretrained": INK, "learngene": BLUE, "one-shot": "#d55e00"}
+MORE_COLOURS = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+MARKERS = "osD^vPX*"
+STYLE: dict[Any, Any] = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 8.5,
+    "text.color": INK,
+    "text.parse_math": False,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+}
+PHASES = {"founding": "founding", "search": "search, no lives", "lives": "lives"}
+
+Row = Mapping[str, Any]
+P = ParamSpec("P")
+
+
+def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw under gtl's own style, whatever the user's is."""
+
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with style.context(STYLE, after_reset=True):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all, in place of an older one. Equal figures give equal bytes.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    stream = io.BytesIO()
+    with style.context(STYLE, after_reset=True):
+        figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
+    storage.publish(path, stream.getvalue(), overwrite=True)
+
+
+@_styled
+def evolution_figure(
+    logbook: Sequence[Row], reference: Mapping[str, float], *, parameters: int | None = None, title: str = ""
+) -> Figure:
+    """The paper's Fig. 4: gene size per generation as bars, accuracy on validation classes as curves.
+
+    Args:
+        logbook: a run's records, one a generation.
+        reference: accuracy of whole networks under the same critic, ``scratch`` and ``pretrained``; either may be absent.
+        parameters: convolution parameters of the whole network, to write sizes as counts too.
+
+    Raises:
+        ValueError: the logbook is empty.
+    """
+    if not logbook:
+        raise ValueError("the logbook is empty: no generation has finished yet")
+    figure = Figure(figsize=(WIDTH, 4.3))
+    top, bottom = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [2.4, 1], "hspace": 0.1})
+    figure.subplots_adjust(left=0.108, right=0.755, top=0.925 - 0.04 * bool(title), bottom=0.105)
+    if title:
+        figure.suptitle(title, x=0.012, y=0.985, ha="left", fontsize=10)
+    generations = np.array([row["generation"] for row in logbook])
+    worst, mean, best = (100 * np.array([row["fitness"][key] for row in logbook]) for key in ("min", "mean", "max"))
+    marker = {"marker": "o", "markersize": 3.5} if len(logbook) <= 40 else {}
+    top.fill_between(generations, worst, best, color=BLUE, alpha=0.16, linewidth=0, label="worst to best")
+    top.plot(generations, best, color=BLUE, linewidth=0.8, alpha=0.7, label="best", **_small(marker))
+    top.plot(generations, worst, color=BLUE, linewidth=0.8, alpha=0.7, label="worst", **_small(marker))
+    top.plot(generations, mean, color=BLUE, linewidth=1.8, label="mean", **marker)
+    labels = [
+        _Label(best[-1], f"best {best[-1]:.1f} %", BLUE),
+        _Label(mean[-1], f"mean {mean[-1]:.1f} %", BLUE, "bold"),
+        _Label(worst[-1], f"worst {worst[-1]:.1f} %", BLUE),
+    ]
+    for name, word, share, dashes in (("pretrained", "pre-trained", 1, (6, 2)), ("scratch", "scratch", 0, (1, 2))):
+        if name in reference:
+            level = 100 * reference[name]
+            top.axhline(level, color=INK, linewidth=1.1, dashes=dashes, label=word)
+            labels.append(_Label(level, f"{word} {level:.1f} %\n{_transferred(share, parameters)}", INK))
+    _limits(top, [label.y for label in labels] + [*worst, *best])
+    top.set_ylabel("accuracy on validation classes (%)")
+    _end_labels(top, labels)
+
+    shares, best_shares = (100 * np.array(v) for v in ([r["share"]["mean"] for r in logbook], [r["best_share"] for r in logbook]))
+    bottom.bar(generations, shares, width=0.72, color=SKY, label="mean")
+    bottom.hlines(best_shares, generations - 0.36, generations + 0.36, color=INK, linewidth=1.2, label="best")
+    bottom.set_ylim(0, max(*shares, *best_shares) * 1.15)
+    bottom.set_ylabel("gene size (% of\nconv parameters)")
+    bottom.set_xlabel("generation")
+    bottom.set_xlim(generations[0] - 0.6, generations[-1] + 0.6)
+    bottom.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    bottom.yaxis.set_major_locator(MaxNLocator(4))
+    figure.align_ylabels([top, bottom])
+    count = "" if parameters is None else f"\n{_count(logbook[-1]['best_share'] * parameters)} parameters"
+    _end_labels(
+        bottom,
+        [
+            _Label(shares[-1], f"mean {shares[-1]:.1f} %", "#3f7fa8"),
+            _Label(best_shares[-1], f"best {best_shares[-1]:.1f} %{count}", INK),
+        ],
+    )
+    for axes in (top, bottom):
+        axes.grid(axis="y", color=PALE, linewidth=0.7)
+    _mark_phases(top, bottom, logbook)
+    return figure
+
+
+@_styled
+def channels_figure(genotype: Genotype, *, title: str = "") -> Figure:
+    """Which channels a gene keeps: one row per group in forward order, first channel left, kept ones blue.
+
+    Rows are equally long, so that groups of 8 and of 640 channels can both be read; the numbers give the widths.
+    """
+    rows = len(genotype)
+    height = 0.46 + 0.25 * rows
+    figure = Figure(figsize=(WIDTH, height))
+    names = max(len(group) for group in genotype)
+    left, right = 0.03 + 0.0125 * max(names, 6), 0.785
+    axes = figure.add_axes((left, 0.12 / height, right - left, 0.25 * rows / height))
+    cell_pixels = (right - left) * WIDTH * DPI
+    for row, mask in enumerate(genotype.values()):
+        axes.broken_barh([(0, 1)], (row - 0.36, 0.72), facecolor=PALE, linewidth=0)
+        axes.broken_barh(_segments(mask.bits, cell_pixels), (row - 0.36, 0.72), facecolor=BLUE, linewidth=0)
+        share = len(mask) / mask.size
+        for x, text in ((1.17, f"{len(mask):,} / {mask.size:,}"), (1.3, f"{100 * share:.0f} %")):
+            axes.text(x, row, text, ha="right", va="center", color=INK, clip_on=False)
+    for x, text in ((1.17, "kept"), (1.3, "share")):
+        axes.text(x, -0.75, text, ha="right", va="bottom", color=MUTED)
+    kept, size = sum(genotype.counts.values()), sum(genotype.sizes.values())
+    axes.text(0, -0.75, title or f"{kept:,} of {size:,} channels kept", ha="left", va="bottom", color=MUTED)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(rows - 0.5, -0.5)
+    axes.set_yticks(range(rows), list(genotype))
+    axes.xaxis.set_major_locator(NullLocator())
+    axes.tick_params(axis="y", length=0)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    return figure
+
+
+@_styled
+def descendants_figure(
+    results: Sequence[Row], starts: Mapping[str, Row] | None = None, *, title: str = ""
+) -> Figure:
+    """Accuracy of descendants on novel classes, per start, with 95 % intervals.
+
+    With one number of shots: a row per start, best first, a dot per seed, the gain over scratch in figures. With
+    several: accuracy over shots.
+
+    Args:
+        results: plain forms of StartResult.
+        starts: start -> what it inherits (``share``), as in an evidence document.
+
+    Raises:
+        ValueError: no results.
+    """
+    if not results:
+        raise ValueError("there are no results to draw")
+    if len({result["shots"] for result in results}) > 1:
+        return _over_shots(results, title)
+    return _rows_of_starts(results, starts or {}, title)
+
+
+@_styled
+def curves_figure(curves: Mapping[str, Sequence[tuple[float, float]]], *, title: str = "") -> Figure:
+    """Learning curves of descendants: start -> (step, accuracy), in any order.
+
+    A step that occurs several times (one value a seed) is drawn as the mean with its 95 % interval.
+
+    Raises:
+        ValueError: no curves, or an empty one.
+    """
+    if not curves or not all(curves.values()):
+        raise ValueError("there are no curves to draw, or one of them is empty")
+    figure, axes = _line_axes(title)
+    labels = []
+    for start, colour, marker in _looks(curves):
+        points = sorted(curves[start])
+        steps = {step: [100 * value for _, value in found] for step, found in groupby(points, key=lambda point: point[0])}
+        means = [sum(values) / len(values) for values in steps.values()]
+        if all(len(values) > 1 for values in steps.values()):
+            bands = [estimate(values) for values in steps.values()]
+            axes.fill_between(list(steps), [b.low for b in bands], [b.high for b in bands], color=colour, alpha=0.15, linewidth=0)
+        shown = {"marker": marker, "markersize": 3.5} if len(steps) <= 15 else {}
+        axes.plot(list(steps), means, color=colour, linewidth=1.5, label=start, **shown)
+        labels.append(_Label(means[-1], f"{start} {means[-1]:.1f} %", colour, _weight(start)))
+    axes.set_xlabel("fine-tuning step")
+    axes.set_ylabel("accuracy on novel classes (%)")
+    _end_labels(axes, labels)
+    return figure
+
+
+def _rows_of_starts(results: Sequence[Row], starts: Mapping[str, Row], title: str) -> Figure:
+    ordered = sorted(results, key=lambda result: -result["accuracy"]["mean"])
+    count = len(ordered)
+    height = 1.05 + 0.42 * count
+    figure = Figure(figsize=(WIDTH, height))
+    left, right = 0.165, 0.60
+    axes = figure.add_axes((left, 0.62 / height, right - left, 0.42 * count / height))
+    looks = {start: (colour, marker) for start, colour, marker in _looks(r["start"] for r in results)}
+    for row, result in enumerate(ordered):
+        start, accuracy = result["start"], result["accuracy"]
+        colour, marker = looks[start]
+        seeds = [100 * value for value in result["accuracies"]]
+        axes.plot(seeds, [row + 0.2] * len(seeds), marker="|", markersize=5, linestyle="", color=colour, alpha=0.55)
+        low, mean, high = (100 * accuracy[key] for key in ("low", "mean", "high"))
+        axes.plot([low, high], [row, row], color=colour, linewidth=2.2, solid_capstyle="butt", label=start)
+        axes.plot([mean], [row], marker=marker, markersize=6, color=colour, linestyle="")
+        name = start if "share" not in starts.get(start, {}) else f"{start}\n{100 * starts[start]['share']:.1f} % inherited"
+        axes.text(-0.03, row, name, ha="right", va="center", transform=axes.get_yaxis_transform(), linespacing=1.25)
+        half = (high - low) / 2
+        _beside(axes, 1.06, row, f"{mean:.1f} ± {half:.1f} %", _weight(start))
+        gain = result.get("gain")
+        if gain is not None:
+            low, middle, high = (100 * gain[key] for key in ("low", "mean", "high"))
+            _beside(axes, 1.4, row, f"{middle:+.1f}  ({low:+.1f} to {high:+.1f})", _weight(start))
+        if start == "scratch":
+            axes.axvline(mean, color=MUTED, linewidth=0.9, dashes=(4, 3), zorder=0)
+    axes.text(1.06, -0.62, "accuracy", transform=axes.get_yaxis_transform(), color=MUTED, va="bottom")
+    axes.text(1.4, -0.62, "gain over scratch (points)", transform=axes.get_yaxis_transform(), color=MUTED, va="bottom")
+    axes.set_ylim(count - 0.5, -0.5)
+    axes.yaxis.set_major_locator(NullLocator())
+    axes.spines["left"].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.grid(axis="x", color=PALE, linewidth=0.7)
+    axes.margins(x=0.06)
+    shots = ordered[0]["shots"]
+    axes.set_xlabel(f"accuracy on novel classes (%), {shots} training image{'s' * (shots != 1)} a class")
+    seeds_word = " / ".join(str(n) for n in sorted({result["accuracy"]["n"] for result in results}))
+    figure.text(0.985, 0.1 / height, f"bars: 95 % interval, ticks: n = {seeds_word} seeds", color=MUTED, ha="right", fontsize=7.5)
+    if title:
+        figure.text(0.012, 1 - 0.19 / height, title, fontsize=10, va="center")
+    return figure
+
+
+def _over_shots(results: Sequence[Row], title: str) -> Figure:
+    figure, axes = _line_axes(title)
+    shots = sorted({result["shots"] for result in results})
+    looks = _looks(result["start"] for result in results)
+    labels = []
+    for number, (start, colour, marker) in enumerate(looks):
+        own = sorted((r for r in results if r["start"] == start), key=lambda r: r["shots"])
+        apart = 1 + 0.025 * (number - (len(looks) - 1) / 2)  # intervals of different starts lie beside each other
+        x = [result["shots"] * apart for result in own]
+        low, mean, high = (np.array([100 * r["accuracy"][key] for r in own]) for key in ("low", "mean", "high"))
+        dashes = {"dashes": (4, 2)} if start == "scratch" else {}
+        axes.plot(x, mean, color=colour, linewidth=1.4, marker=marker, markersize=4.5, label=start, **dashes)
+        axes.vlines(x, low, high, color=colour, linewidth=1.4)
+        labels.append(_Label(mean[-1], f"{start} {mean[-1]:.1f} ± {(high[-1] - low[-1]) / 2:.1f} %", colour, _weight(start)))
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(shots))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlabel("training images a class")
+    axes.set_ylabel("accuracy on novel classes (%)")
+    seeds = " / ".join(str(n) for n in sorted({result["accuracy"]["n"] for result in results}))
+    figure.text(0.985, 0.02, f"95 % interval, n = {seeds} seeds", color=MUTED, ha="right", fontsize=7.5)
+    _end_labels(axes, labels)
+    return figure
+
+
+def _line_axes(title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH, 3.4))
+    axes = figure.subplots()
+    figure.subplots_adjust(left=0.085, right=0.71, top=0.96 - 0.06 * bool(title), bottom=0.135)
+    if title:
+        figure.suptitle(title, x=0.012, y=0.98, ha="left", fontsize=10)
+    axes.grid(axis="y", color=PALE, linewidth=0.7)
+    return figure, axes
+
+
+class _Label(NamedTuple):
+    """A line's name, to stand to the right of its end."""
+
+    y: float
+    text: str
+    colour: str
+    weight: str = "normal"
+
+
+def _end_labels(axes: Axes, labels: Sequence[_Label]) -> None:
+    """Write names at the right ends of lines, moved apart where they would overlap, with a thin leader."""
+    low, high = axes.get_ylim()
+    size = axes.get_position().height * axes.figure.get_figheight() * 72  # type: ignore[union-attr]
+    unit = (high - low) / size  # of the axis, for a point of text
+    ordered = sorted(labels, key=lambda label: label.y)
+    heights = [unit * (11.5 * (1 + label.text.count("\n")) + 1.5) for label in ordered]
+    across = axes.get_yaxis_transform()
+    for label, y in zip(ordered, spread([label.y for label in ordered], heights, low, high), strict=True):
+        line = Line2D([1.0, 1.015, 1.035], [label.y, label.y, y], color=label.colour, linewidth=0.6, transform=across)
+        line.set_clip_on(False)
+        axes.add_artist(line)
+        axes.text(
+            1.045,
+            y,
+            label.text,
+            color=label.colour,
+            fontweight=label.weight,
+            va="center",
+            linespacing=1.2,
+            transform=across,
+        )
+
+
+def spread(wanted: Sequence[float], heights: Sequence[float], low: float, high: float) -> list[float]:
+    """Centres for boxes of these heights, stacked in the given order without overlap, as near as can be to `wanted`.
+
+    Least squares (pool adjacent violators), then moved within `low`..`high` as far as the boxes fit there.
+    """
+    offsets = np.concatenate([[0.0], np.cumsum([(a + b) / 2 for a, b in zip(heights, heights[1:], strict=False)])])
+    blocks: list[list[float]] = []  # [mean, count]
+    for value in np.asarray(wanted) - offsets:
+        blocks.append([value, 1])
+        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
+            last = blocks.pop()
+            total = blocks[-1][1] + last[1]
+            blocks[-1] = [(blocks[-1][0] * blocks[-1][1] + last[0] * last[1]) / total, total]
+    level = np.concatenate([[mean] * int(count) for mean, count in blocks])
+    ceiling = high - heights[-1] / 2 - offsets[-1]
+    return list(np.clip(level, min(low + heights[0] / 2, ceiling), ceiling) + offsets)
+
+
+def _mark_phases(top: Axes, bottom: Axes, logbook: Sequence[Row]) -> None:
+    """A thin line between phases, and their names above, where there is room."""
+    phases = [(phase, [row["generation"] for row in rows]) for phase, rows in groupby(logbook, key=lambda row: row["phase"])]
+    first, last = top.get_xlim()
+    width = top.get_position().width * WIDTH * 72 / (last - first)  # points a generation
+    for number, (phase, generations) in enumerate(phases):
+        start, end = generations[0] - 0.5, generations[-1] + 0.5
+        if number:
+            for axes in (top, bottom):
+                axes.axvline(start, color=RULE, linewidth=0.8, zorder=0)
+        text = PHASES.get(phase, phase)
+        fits = 4.9 * len(text) < width * (end - start)
+        place = {"x": (start + end) / 2, "ha": "center"}
+        if not fits and number == 0:
+            place = {"x": end, "ha": "right"}  # over the axis's own margin there is room
+        elif not fits and number == len(phases) - 1:
+            place = {"x": start, "ha": "left"}
+        elif not fits:
+            continue
+        top.text(y=1.02, s=text, color=MUTED, transform=top.get_xaxis_transform(), va="bottom", **place)
+
+
+def _segments(bits: np.ndarray, pixels: float) -> list[tuple[float, float]]:
+    """Kept channels as (start, length) on 0..1: apart where a channel is wide enough to be seen, else in runs."""
+    size = len(bits)
+    if pixels / size >= 5:
+        gap = 1.5 / pixels
+        return [(index / size + gap / 2, 1 / size - gap) for index in np.flatnonzero(bits)]
+    segments, start = [], 0
+    for kept, run in groupby(bits.tolist()):
+        length = len(list(run))
+        if kept:
+            segments.append((start / size, length / size))
+        start += length
+    return segments
+
+
+def _looks(starts: Any) -> list[tuple[str, str, str]]:
+    """(start, colour, marker) of every start once; the well-known ones always look the same."""
+    names = list(dict.fromkeys(starts))
+    others = [name for name in names if name not in COLOURS]
+    colours = {**COLOURS, **{name: MORE_COLOURS[i % len(MORE_COLOURS)] for i, name in enumerate(others)}}
+    known = list(COLOURS)
+    order = {name: known.index(name) if name in known else len(known) + others.index(name) for name in names}
+    return [(name, colours[name], MARKERS[order[name] % len(MARKERS)]) for name in names]
+
+
+def _limits(axes: Axes, values: Sequence[float]) -> None:
+    """Room around all values, within 0..100 %."""
+    margin = max(0.07 * (max(values) - min(values)), 1.0)
+    axes.set_ylim(max(0.0, min(values) - margin), min(100.0, max(values) + margin))
+
+
+def _beside(axes: Axes, x: float, y: float, text: str, weight: str) -> None:
+    axes.text(x, y, text, transform=axes.get_yaxis_transform(), va="center", fontweight=weight)
+
+
+def _small(marker: Mapping[str, Any]) -> dict[str, Any]:
+    return {**marker, "markersize": 1.8} if marker else {}
+
+
+def _weight(start: str) -> str:
+    return "bold" if start == "learngene" else "normal"
+
+
+def _transferred(share: int, parameters: int | None) -> str:
+    if share == 0:
+        return "0 parameters"
+    return "all parameters" if parameters is None else f"{_count(parameters)} parameters"
+
+
+def _count(number: float) -> str:
+    return f"{round(number):,}" if number < 1e6 else f"{number / 1e6:.2f} M"

@@ -1,0 +1,161 @@
+"""Tables of evidence: what each start gave, every number with its n and its 95 % interval.
+
+An evidence *document* is what ``gtl fewshot --json`` prints: ``command``, ``data``, ``starts``, ``descendants``, ``instinct``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+Row = Mapping[str, Any]
+NONE = "–"
+RIGHT = {"shots", "inherited", "accuracy", "gain over scratch", "learning rate", "images"}
+
+
+def starts_table(results: Sequence[Row], starts: Mapping[str, Row] | None = None) -> list[dict[str, str]]:
+    """Rows of the table of descendants, ready to print; every row has the same columns.
+
+    Accuracies are in per cent and gains in percentage points, both with half the width or the ends of the 95 % interval.
+    A gain is the mean of paired differences, so it is surer than its two accuracies would suggest.
+
+    Args:
+        results: plain forms of StartResult.
+        starts: start -> what it inherits (``share``) and the training images behind it (``images``).
+    """
+    starts = starts or {}
+    several = len({result["shots"] for result in results}) > 1
+    rows = []
+    for result in results:
+        about = starts.get(result["start"], {})
+        rows.append(
+            {
+                **({"shots": str(result["shots"])} if several else {}),
+                "start": str(result["start"]),
+                "inherited": f"{100 * about['share']:.1f} %" if "share" in about else NONE,
+                "accuracy": mean_text(result["accuracy"]),
+                "gain over scratch": NONE if result.get("gain") is None else gain_text(result["gain"]),
+                "learning rate": f"{result['learning_rate']:g}",
+                "images": f"{about['images']:,}" if "images" in about else NONE,
+            }
+        )
+    return rows
+
+
+def instinct_table(instincts: Sequence[Row]) -> list[dict[str, str]]:
+    """Rows of the table of newborns that never trained."""
+    return [
+        {
+            "start": str(result["start"]),
+            "task": f"{result['n_way']}-way {result['n_shot']}-shot",
+            "accuracy": mean_text(result["accuracy"], "episodes"),
+        }
+        for result in instincts
+    ]
+
+
+def mean_text(estimate: Row, of: str = "") -> str:
+    """``55.3 ± 1.2 % (n = 5)``."""
+    half = (estimate["high"] - estimate["low"]) / 2
+    return f"{100 * estimate['mean']:.1f} ± {100 * half:.1f} % (n = {estimate['n']}{f' {of}' if of else ''})"
+
+
+def gain_text(estimate: Row) -> str:
+    """``+14.2 (+12.9 to +15.5, n = 5)``, in points."""
+    mean, low, high = (_signed(estimate[key]) for key in ("mean", "low", "high"))
+    return f"{mean} ({low} to {high}, n = {estimate['n']})"
+
+
+def claims(results: Sequence[Row]) -> list[str]:
+    """What the intervals allow to say of each start against scratch, in words."""
+    lines = []
+    for result in results:
+        gain = result.get("gain")
+        if gain is None:
+            continue
+        if gain["low"] > 0:
+            verdict = f"better than scratch by {_points(gain['low'])} to {_points(gain['high'])} points"
+        elif gain["high"] < 0:
+            verdict = f"worse than scratch by {_points(-gain['high'])} to {_points(-gain['low'])} points"
+        else:
+            verdict = f"no difference from scratch shown ({_signed(gain['low'])} to {_signed(gain['high'])} points)"
+        lines.append(f"{result['start']}, {shots_text(result['shots'])}: {verdict}, n = {gain['n']}")
+    return lines
+
+
+def shots_text(shots: int) -> str:
+    """``20 images a class``."""
+    return f"{shots} image{'s' * (shots != 1)} a class"
+
+
+def render_starts(document: Row) -> Group:
+    """An evidence document for a terminal."""
+    results = document["descendants"]
+    shots = ", ".join(shots_text(count) for count in sorted({result["shots"] for result in results}))
+    title = f"descendants on novel classes of {document['data']['source']}: {shots}"
+    parts: list[Any] = [rich_table(starts_table(results, document["starts"]), title=title)]
+    parts += [Text(line, style="dim") for line in (READING, *claims(results))]
+    if document.get("instinct"):
+        parts.append(rich_table(instinct_table(document["instinct"]), title="newborns, untrained: nearest class mean"))
+    return Group(*parts)
+
+
+READING = (
+    "accuracy: mean ± half of the 95 % interval; gain: points, paired with scratch by seed; "
+    "images: training images behind the start"
+)
+
+
+def rich_table(rows: Sequence[Mapping[str, str]], *, title: str = "") -> Table:
+    """A rich table of such rows; the learngene's are bold."""
+    table = Table(title=Text(title, style="bold") if title else None, title_justify="left")
+    for column in rows[0] if rows else ():
+        table.add_column(column, justify="right" if column in RIGHT else "left", no_wrap=column == "start")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row.values()), style="bold" if row.get("start") == "learngene" else None)
+    return table
+
+
+def markdown_starts(document: Row) -> str:
+    """An evidence document as Markdown: the tables, how to read them, and what they allow to say."""
+    parts = [markdown_table(starts_table(document["descendants"], document["starts"])), f"{READING[0].upper()}{READING[1:]}."]
+    parts.append("\n".join(f"* {plain(line)}." for line in claims(document["descendants"])))
+    if document.get("instinct"):
+        parts += [
+            "Newborns that never trained, nearest class mean on their features (the interval is over episodes of the same "
+            "images):",
+            markdown_table(instinct_table(document["instinct"])),
+        ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """A Markdown table of such rows; "" if there are none."""
+    if not rows:
+        return ""
+    columns = list(rows[0])
+    lines = [columns, ["---:" if column in RIGHT else "---" for column in columns]]
+    lines += [[plain(cell) for cell in row.values()] for row in rows]
+    return "\n".join(_cells(line) for line in lines)
+
+
+def plain(text: object) -> str:
+    """Text on one line that Markdown and HTML take literally, whoever wrote it."""
+    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", re.sub(r"[\s\x00-\x1f\x7f]+", " ", str(text)).strip())
+
+
+def _cells(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _signed(value: float) -> str:
+    return f"{round(100 * value, 1) + 0.0:+.1f}"  # + 0.0: never "-0.0"
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:.1f}"
