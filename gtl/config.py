@@ -98,8 +98,9 @@ class MutationSection(Section):
     add: Rate = Field(0.10, description="probability that a group gains channels")
     drop: Rate = Field(0.05, description="probability that a group loses channels")
     swap: Rate = Field(0.05, description="probability that a group exchanges channels for others")
-    move: Rate = Field(0.5, description="probability that a child moves budget from one group to another")
-    strength: Share = Field(0.25, description="largest share of a group's channels that one mutation touches")
+    move: Rate = Field(1.0, description="probability that a child moves budget from one group to another")
+    strength: Share = Field(0.25, description="largest share of a group's channels that one mutation touches, in lives")
+    search_strength: Share = Field(0.5, description="the same in search generations")
     new_channel: Literal["host", "random"] = Field("host", description="weights of an added channel (row 10)")
     weight_noise: float = Field(0.0, ge=0.0, le=1.0, description="relative Gaussian noise on inherited weights (row 9)")
 

@@ -70,7 +70,8 @@ def pooled_features(network: ConvNet, images: ImageSet, compute: Compute) -> tor
     network.eval()
     rows = []
     for pixels in torch.split(images.to(compute.device).images, EVAL_BATCH):
-        found = network.activations(to_input(pixels)).values()
+        with compute.context():
+            found = network.activations(to_input(pixels)).values()
         rows.append(torch.cat([F.adaptive_avg_pool2d(a, POOL).flatten(1).float() for a in found], dim=1))
     return torch.cat(rows)
 
@@ -91,7 +92,7 @@ def ridge_accuracy(
     targets = F.one_hot(labels).double()
     offset = targets.mean(0)
     gram = fit @ fit.T
-    penalty = ridge * gram.diagonal().mean()
+    penalty = ridge * gram.diagonal().mean().clamp_min(1e-9)  # a dead gene has no feature, and scores chance
     weights = torch.linalg.solve(
         gram + penalty * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), targets - offset
     )

@@ -19,11 +19,15 @@ from gtl.data.images import ImageSet
 from gtl.models import ConvNet
 from gtl.seeds import derive, rng
 from gtl.stats import Estimate, estimate, paired_difference
-from gtl.training import Compute, accuracy, train
+from gtl.training import Compute, Progress, accuracy, train
 
 # A start: number of classes and a seed -> a newborn network.
 Start = Callable[[int, int], ConvNet]
 Advance = Callable[[str], None]
+
+SCRATCH = "scratch"
+SELECTION_SEEDS = 2  # draws of validation images that a learning rate is chosen on
+CURVE = (1 / 16, 1 / 8, 1 / 4, 1 / 2)  # shares of the training after which accuracy is measured
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class StartResult:
         learning_rate: chosen on validation classes.
         accuracies: one per seed, on novel classes.
         gain: paired difference to scratch; None for scratch itself.
+        curve: (training step, mean accuracy over the seeds), from birth to the end.
     """
 
     start: str
@@ -44,6 +49,7 @@ class StartResult:
     accuracies: tuple[float, ...]
     accuracy: Estimate
     gain: Estimate | None
+    curve: tuple[tuple[int, float], ...]
 
     def to_json(self) -> dict[str, Any]:
         """Plain form."""
@@ -54,6 +60,7 @@ class StartResult:
             "accuracies": list(self.accuracies),
             "accuracy": self.accuracy.to_json(),
             "gain": None if self.gain is None else self.gain.to_json(),
+            "curve": [list(point) for point in self.curve],
         }
 
 
@@ -80,12 +87,25 @@ def fine_tune(
     learning_rate: float,
     seed: int,
     compute: Compute,
-) -> float:
-    """Accuracy on `test` of a descendant born from `start` and trained on `fit`. Diverged training scores chance."""
+) -> list[tuple[int, float]]:
+    """(step, accuracy on `test`) of a descendant born from `start` while it trains on `fit`, at the CURVE's moments.
+
+    The last entry is the result. Training that diverges scores chance from then on.
+    """
     network = start(fit.n_classes, derive(seed, "newborn"))
     recipe = section.training.model_copy(update={"learning_rate": learning_rate})
-    result = train(network, fit, recipe, steps=section.steps, seed=derive(seed, "fine-tune"), compute=compute)
-    return accuracy(network, test, compute) if result.finite else 1.0 / fit.n_classes
+    curve = [(0, accuracy(network, test, compute))]
+    moments = [max(1, round(share * section.steps)) for share in CURVE]
+
+    def on_epoch(progress: Progress) -> None:
+        if moments and progress.step >= moments[0]:
+            curve.append((progress.step, accuracy(network, test, compute)))
+            moments[:] = [moment for moment in moments if moment > progress.step]
+
+    seed = derive(seed, "fine-tune")
+    result = train(network, fit, recipe, steps=section.steps, seed=seed, compute=compute, on_epoch=on_epoch)
+    curve.append((section.steps, accuracy(network, test, compute) if result.finite else 1.0 / fit.n_classes))
+    return curve
 
 
 def choose_learning_rate(
@@ -101,13 +121,9 @@ def choose_learning_rate(
         for number in range(SELECTION_SEEDS):
             draw = rng(seed, "choose", number)
             fit, test = val.draw_per_class(draw, shots, test_images)
-            found.append(fine_tune(start, fit, test, section, rate, derive(seed, "choose", number), compute))
+            found.append(fine_tune(start, fit, test, section, rate, derive(seed, "choose", number), compute)[-1][1])
         means.append(sum(found) / len(found))
     return section.learning_rates[max(range(len(means)), key=means.__getitem__)]
-
-
-SELECTION_SEEDS = 2
-SCRATCH = "scratch"
 
 
 def compare_starts(
@@ -138,15 +154,19 @@ def compare_starts(
                 rate = section.learning_rates[len(section.learning_rates) // 2]
             else:
                 rate = choose_learning_rate(start, val, shots, section, derive(seed, "rate"), compute)
-            found = []
+            curves = []
             for number in range(section.seeds):
                 draw = rng(seed, "novel images", shots, number)
                 fit, test = novel.draw_per_class(draw, shots, section.test_images)
-                found.append(fine_tune(start, fit, test, section, rate, derive(seed, "novel", number), compute))
+                curves.append(fine_tune(start, fit, test, section, rate, derive(seed, "novel", number), compute))
                 advance(f"{name}, {shots} shots, seed {number + 1} of {section.seeds}")
-            baseline = tuple(found) if name == SCRATCH else baseline
+            found = tuple(curve[-1][1] for curve in curves)
+            mean = tuple(
+                (points[0][0], sum(a for _, a in points) / len(points)) for points in zip(*curves, strict=True)
+            )
+            baseline = found if name == SCRATCH else baseline
             gain = None if name == SCRATCH else paired_difference(found, baseline)
-            results.append(StartResult(name, shots, rate, tuple(found), estimate(found), gain))
+            results.append(StartResult(name, shots, rate, found, estimate(found), gain, mean))
     return results
 
 

@@ -81,6 +81,9 @@ def evaluate(job: Job, parents: Sequence[GeneTensors], world: World) -> tuple[Ge
                     Status.DIVERGED, images=images, seconds=time.perf_counter() - began, reason=reason
                 )
         tensors = _extract(host, job, inherited, world)
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        seconds = time.perf_counter() - began
+        return None, Evaluation(Status.DIVERGED, images=images, seconds=seconds, reason="the gene is not finite")
     tasks = draw_tasks(world.val, world.config.critic, job.critic_seed, job.critic_tasks)
     gene = Gene(world.host, job.genotype, tensors)
     scores = criticise(gene, tasks, world.config.critic, job.critic_seed, world.compute)
@@ -112,7 +115,7 @@ def _conceive(job: Job, parents: Sequence[GeneTensors], world: World) -> tuple[G
         generator = torch.Generator().manual_seed(derive(job.seed, "noise"))
         kernels = set(world.layout.convolutions)
         tensors = {
-            name: tensor + noise * tensor.std() * torch.randn(tensor.shape, generator=generator)
+            name: tensor + noise * tensor.std(correction=0) * torch.randn(tensor.shape, generator=generator)
             if name in kernels
             else tensor
             for name, tensor in tensors.items()

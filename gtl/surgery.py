@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 
 from gtl.errors import GeneMismatchError
-from gtl.genotype import Genotype
+from gtl.genotype import Bits, ChannelMask, Genotype
 from gtl.layout import ChannelLayout
 
 GeneTensors = dict[str, torch.Tensor]
@@ -126,8 +127,8 @@ def combine(parents: list[tuple[Genotype, GeneTensors]], layout: ChannelLayout) 
     if all(genotype == first for genotype, _ in parents):
         count = len(parents)
         return first, {name: torch.stack([gene[name] for _, gene in parents]).sum(0) / count for name in tensors}
-    union = Genotype({g: type(m).from_bits(_union_bits(parents, g)) for g, m in first.items()})
-    full = {name: torch.zeros(layout.shapes[name]) for name in layout.inherited}
+    union = Genotype({group: ChannelMask.from_bits(_union_bits(parents, group)) for group in first})
+    full = {name: tensors[name].new_zeros(layout.shapes[name]) for name in layout.inherited}
     for genotype, gene in reversed(parents):  # earlier parents overwrite later ones
         for name in layout.inherited:
             _write_block(full[name], kept_indices(layout, genotype, name), gene[name])
@@ -150,11 +151,8 @@ def check_fits(genotype: Genotype, layout: ChannelLayout) -> None:
             )
 
 
-def _union_bits(parents: list[tuple[Genotype, GeneTensors]], group: str) -> torch.Tensor:
-    bits = torch.zeros(parents[0][0][group].size, dtype=torch.bool)
-    for genotype, _ in parents:
-        bits |= torch.from_numpy(genotype[group].bits.copy())
-    return bits
+def _union_bits(parents: list[tuple[Genotype, GeneTensors]], group: str) -> Bits:
+    return np.logical_or.reduce([genotype[group].bits for genotype, _ in parents])
 
 
 def _write_block(target: torch.Tensor, index: dict[int, torch.Tensor], block: torch.Tensor) -> None:

@@ -116,7 +116,6 @@ def train(
     began = time.perf_counter()
     device = compute.device
     place(network, compute)
-    network.train()
     images = images.to(device)
     augmenter = Augmenter(images, pad=recipe.crop_padding)
     parameters = dict(network.named_parameters())
@@ -143,6 +142,7 @@ def train(
         epoch = step // per_epoch
         generator = torch.Generator(device).manual_seed(derive(seed, "epoch", epoch))
         order = torch.randperm(count, generator=generator, device=device)
+        network.train()  # whoever was called between epochs may have evaluated the network
         for batch in range(min(per_epoch, steps - step)):
             index = order[batch * batch_size : (batch + 1) * batch_size]
             optimiser.param_groups[0]["lr"] = recipe.learning_rate * schedule(step, steps, recipe)

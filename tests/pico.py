@@ -56,7 +56,9 @@ def noise(count: int = 3, size: int = 16, seed: int = 0, dtype: torch.dtype = to
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def gratings(classes: int, each: int, role: Role = "train", seed: int = 0, size: int = 16, noisy: float = 1.0) -> ImageSet:
+def gratings(
+    classes: int, each: int, role: Role = "train", seed: int = 0, size: int = 16, noisy: float = 1.0
+) -> ImageSet:
     """Noisy gratings of random phase and colour; a class is an orientation. Roles have different orientations."""
     draw = np.random.default_rng([seed, ("train", "val", "novel").index(role)])
     shift = {"train": 0.0, "val": 0.33, "novel": 0.67}[role]

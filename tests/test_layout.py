@@ -80,7 +80,7 @@ def test_a_share_p_of_channels_holds_about_p_squared(arch: str, p: float) -> Non
 @settings(max_examples=40, deadline=None)
 def test_shares_grow_with_every_channel(seed: int) -> None:
     for arch in ARCHS:
-        layout = gene_layout(arch, {group: 6 for group in GROUPS[arch]})
+        layout = gene_layout(arch, dict.fromkeys(GROUPS[arch], 6))
         small = random_genotype(layout.groups, seed)
         for group, count in small.counts.items():
             if count < 6:

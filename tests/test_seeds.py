@@ -17,7 +17,20 @@ def test_the_same_words_give_the_same_seed_on_every_machine() -> None:
 
 
 def test_every_word_and_its_kind_counts() -> None:
-    words = [(0,), (1,), (0, 1), (0, "1"), (0, 1, 2), (0, 12), (0, "1/2"), (0, "1", "2"), (0, 2, 1), (-1,), (0, ""), (0, "/")]
+    words = [
+        (0,),
+        (1,),
+        (0, 1),
+        (0, "1"),
+        (0, 1, 2),
+        (0, 12),
+        (0, "1/2"),
+        (0, "1", "2"),
+        (0, 2, 1),
+        (-1,),
+        (0, ""),
+        (0, "/"),
+    ]
     seeds = {derive(*each) for each in words}
     assert len(seeds) == len(words)
 

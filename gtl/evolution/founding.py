@@ -41,7 +41,7 @@ def scale_allocation(
     def counts(factor: float) -> dict[str, int]:
         return {g: max(min(floor, w), min(w, int(shares[g] * factor * w))) for g, w in layout.groups.items()}
 
-    low, high = 0.0, 1.0 / min(shares.values())
+    low, high = 0.0, 2.0 / min(shares.values())  # at half of it every group is whole
     for _ in range(50):
         middle = (low + high) / 2
         low, high = (middle, high) if layout.circuit_share(counts(middle)) <= target else (low, middle)

@@ -26,7 +26,8 @@ def make_toolbox(config: Config, layout: ChannelLayout, ranking: Ranking | None)
     toolbox.register("elite", select_elite, count=section.tournament.elite)
     toolbox.register("mate", exchange_channels)
     toolbox.register("mutate", mutate, layout=layout, rates=section.mutation, size=config.gene)
-    toolbox.register("search_mutate", toolbox.mutate, ranking=ranking)
+    searching = section.mutation.model_copy(update={"strength": section.mutation.search_strength})
+    toolbox.register("search_mutate", mutate, layout=layout, rates=searching, size=config.gene, ranking=ranking)
     return toolbox
 
 

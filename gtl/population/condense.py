@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,6 +71,8 @@ def _provenance(
     assert best.evaluation is not None
     config = world.config.model_dump(mode="json")
     config["data"]["root"] = None  # a path of the machine it was made on says nothing elsewhere
+    if world.config.founders.checkpoint is not None:
+        config["founders"]["checkpoint"] = Path(world.config.founders.checkpoint).name
     parent = best.parents[0]
     return {
         "method": "genetic transfer learning",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec
 
@@ -47,6 +47,7 @@ STYLE: dict[Any, Any] = {
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
 }
+STEPS = [1, 2, 5, 10]  # of ticks
 PHASES = {"founding": "founding", "search": "search, no lives", "lives": "lives"}
 
 Row = Mapping[str, Any]
@@ -94,7 +95,7 @@ def evolution_figure(
         raise ValueError("the logbook is empty: no generation has finished yet")
     figure = Figure(figsize=(WIDTH, 4.3))
     top, bottom = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [2.4, 1], "hspace": 0.1})
-    figure.subplots_adjust(left=0.108, right=0.755, top=0.925 - 0.04 * bool(title), bottom=0.105)
+    figure.subplots_adjust(left=0.12, right=0.758, top=0.925 - 0.04 * bool(title), bottom=0.105)
     if title:
         figure.suptitle(title, x=0.012, y=0.985, ha="left", fontsize=10)
     generations = np.array([row["generation"] for row in logbook])
@@ -118,7 +119,9 @@ def evolution_figure(
     top.set_ylabel("accuracy on validation classes (%)")
     _end_labels(top, labels)
 
-    shares, best_shares = (100 * np.array(v) for v in ([r["share"]["mean"] for r in logbook], [r["best_share"] for r in logbook]))
+    shares, best_shares = (
+        100 * np.array(v) for v in ([r["share"]["mean"] for r in logbook], [r["best_share"] for r in logbook])
+    )
     bottom.bar(generations, shares, width=0.72, color=SKY, label="mean")
     bottom.hlines(best_shares, generations - 0.36, generations + 0.36, color=INK, linewidth=1.2, label="best")
     bottom.set_ylim(0, max(*shares, *best_shares) * 1.15)
@@ -126,7 +129,8 @@ def evolution_figure(
     bottom.set_xlabel("generation")
     bottom.set_xlim(generations[0] - 0.6, generations[-1] + 0.6)
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    bottom.yaxis.set_major_locator(MaxNLocator(4))
+    bottom.yaxis.set_major_locator(MaxNLocator(4, steps=STEPS))
+    top.yaxis.set_major_locator(MaxNLocator(7, steps=STEPS))
     figure.align_ylabels([top, bottom])
     count = "" if parameters is None else f"\n{_count(logbook[-1]['best_share'] * parameters)} parameters"
     _end_labels(
@@ -176,9 +180,7 @@ def channels_figure(genotype: Genotype, *, title: str = "") -> Figure:
 
 
 @_styled
-def descendants_figure(
-    results: Sequence[Row], starts: Mapping[str, Row] | None = None, *, title: str = ""
-) -> Figure:
+def descendants_figure(results: Sequence[Row], starts: Mapping[str, Row] | None = None, *, title: str = "") -> Figure:
     """Accuracy of descendants on novel classes, per start, with 95 % intervals.
 
     With one number of shots: a row per start, best first, a dot per seed, the gain over scratch in figures. With
@@ -213,12 +215,16 @@ def curves_figure(curves: Mapping[str, Sequence[tuple[float, float]]], *, title:
     labels = []
     for start, colour, marker in _looks(curves):
         points = sorted(curves[start])
-        steps = {step: [100 * value for _, value in found] for step, found in groupby(points, key=lambda point: point[0])}
+        steps = {
+            step: [100 * value for _, value in found] for step, found in groupby(points, key=lambda point: point[0])
+        }
         means = [sum(values) / len(values) for values in steps.values()]
         if all(len(values) > 1 for values in steps.values()):
             bands = [estimate(values) for values in steps.values()]
-            axes.fill_between(list(steps), [b.low for b in bands], [b.high for b in bands], color=colour, alpha=0.15, linewidth=0)
-        shown = {"marker": marker, "markersize": 3.5} if len(steps) <= 15 else {}
+            axes.fill_between(
+                list(steps), [b.low for b in bands], [b.high for b in bands], color=colour, alpha=0.15, linewidth=0
+            )
+        shown: dict[str, Any] = {"marker": marker, "markersize": 3.5} if len(steps) <= 15 else {}
         axes.plot(list(steps), means, color=colour, linewidth=1.5, label=start, **shown)
         labels.append(_Label(means[-1], f"{start} {means[-1]:.1f} %", colour, _weight(start)))
     axes.set_xlabel("fine-tuning step")
@@ -230,41 +236,47 @@ def curves_figure(curves: Mapping[str, Sequence[tuple[float, float]]], *, title:
 def _rows_of_starts(results: Sequence[Row], starts: Mapping[str, Row], title: str) -> Figure:
     ordered = sorted(results, key=lambda result: -result["accuracy"]["mean"])
     count = len(ordered)
-    height = 1.05 + 0.42 * count
+    height = 1.02 + 0.25 * bool(title) + 0.4 * count
     figure = Figure(figsize=(WIDTH, height))
-    left, right = 0.165, 0.60
-    axes = figure.add_axes((left, 0.62 / height, right - left, 0.42 * count / height))
-    looks = {start: (colour, marker) for start, colour, marker in _looks(r["start"] for r in results)}
+    left, width = 0.175, 0.385
+    axes = figure.add_axes((left, 0.7 / height, width, 0.4 * count / height))
+    accuracy_x, gain_x = 0.585, 0.748  # of the figure
+    across = axes.get_yaxis_transform()
+    looks = {start: (colour, marker) for start, colour, marker in _looks(result["start"] for result in ordered)}
     for row, result in enumerate(ordered):
-        start, accuracy = result["start"], result["accuracy"]
+        start, gain = result["start"], result.get("gain")
         colour, marker = looks[start]
+        low, mean, high = _percent(result["accuracy"])
         seeds = [100 * value for value in result["accuracies"]]
-        axes.plot(seeds, [row + 0.2] * len(seeds), marker="|", markersize=5, linestyle="", color=colour, alpha=0.55)
-        low, mean, high = (100 * accuracy[key] for key in ("low", "mean", "high"))
+        axes.plot(seeds, [row + 0.24] * len(seeds), marker="|", markersize=4.5, linestyle="", color=colour, alpha=0.6)
         axes.plot([low, high], [row, row], color=colour, linewidth=2.2, solid_capstyle="butt", label=start)
-        axes.plot([mean], [row], marker=marker, markersize=6, color=colour, linestyle="")
-        name = start if "share" not in starts.get(start, {}) else f"{start}\n{100 * starts[start]['share']:.1f} % inherited"
-        axes.text(-0.03, row, name, ha="right", va="center", transform=axes.get_yaxis_transform(), linespacing=1.25)
-        half = (high - low) / 2
-        _beside(axes, 1.06, row, f"{mean:.1f} ± {half:.1f} %", _weight(start))
-        gain = result.get("gain")
-        if gain is not None:
-            low, middle, high = (100 * gain[key] for key in ("low", "mean", "high"))
-            _beside(axes, 1.4, row, f"{middle:+.1f}  ({low:+.1f} to {high:+.1f})", _weight(start))
+        axes.plot([mean], [row], marker=marker, markersize=5.5, color=colour, linestyle="")
         if start == "scratch":
             axes.axvline(mean, color=MUTED, linewidth=0.9, dashes=(4, 3), zorder=0)
-    axes.text(1.06, -0.62, "accuracy", transform=axes.get_yaxis_transform(), color=MUTED, va="bottom")
-    axes.text(1.4, -0.62, "gain over scratch (points)", transform=axes.get_yaxis_transform(), color=MUTED, va="bottom")
+        known = "share" in starts.get(start, {})
+        look: dict[str, Any] = {"transform": across, "va": "center"}
+        axes.text(-0.04, row - 0.17 * known, start, ha="right", fontweight=_weight(start), **look)
+        if known:
+            inherited = f"{100 * starts[start]['share']:.3g} % inherited"
+            axes.text(
+                -0.04, row + 0.22, inherited, ha="right", va="center", color=MUTED, fontsize=7.5, transform=across
+            )
+        axes.text((accuracy_x - left) / width, row, f"{mean:.1f} ± {(high - low) / 2:.1f} %", **look)
+        if gain is not None:
+            least, middle, most = _percent(gain)
+            axes.text((gain_x - left) / width, row, f"{middle:+.1f} ({least:+.1f} to {most:+.1f})", **look)
+    for x, text in ((accuracy_x, "accuracy"), (gain_x, "gain over scratch, points")):
+        axes.text((x - left) / width, -0.6, text, transform=across, color=MUTED, fontsize=7.5, va="bottom")
     axes.set_ylim(count - 0.5, -0.5)
     axes.yaxis.set_major_locator(NullLocator())
     axes.spines["left"].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
     axes.grid(axis="x", color=PALE, linewidth=0.7)
     axes.margins(x=0.06)
-    shots = ordered[0]["shots"]
-    axes.set_xlabel(f"accuracy on novel classes (%), {shots} training image{'s' * (shots != 1)} a class")
-    seeds_word = " / ".join(str(n) for n in sorted({result["accuracy"]["n"] for result in results}))
-    figure.text(0.985, 0.1 / height, f"bars: 95 % interval, ticks: n = {seeds_word} seeds", color=MUTED, ha="right", fontsize=7.5)
+    axes.set_xlabel("accuracy on novel classes (%)")
+    shots = f"{ordered[0]['shots']} training image{'s' * (ordered[0]['shots'] != 1)} a class"
+    note = f"{shots}; bars: 95 % interval; ticks: n = {_seeds(ordered)} seeds; gains are paired by seed"
+    figure.text(0.985, 0.07 / height, note, color=MUTED, ha="right", fontsize=7.5)
     if title:
         figure.text(0.012, 1 - 0.19 / height, title, fontsize=10, va="center")
     return figure
@@ -279,19 +291,20 @@ def _over_shots(results: Sequence[Row], title: str) -> Figure:
         own = sorted((r for r in results if r["start"] == start), key=lambda r: r["shots"])
         apart = 1 + 0.025 * (number - (len(looks) - 1) / 2)  # intervals of different starts lie beside each other
         x = [result["shots"] * apart for result in own]
-        low, mean, high = (np.array([100 * r["accuracy"][key] for r in own]) for key in ("low", "mean", "high"))
-        dashes = {"dashes": (4, 2)} if start == "scratch" else {}
+        low, mean, high = np.array([_percent(result["accuracy"]) for result in own]).T
+        dashes: dict[str, Any] = {"dashes": (4, 2)} if start == "scratch" else {}
         axes.plot(x, mean, color=colour, linewidth=1.4, marker=marker, markersize=4.5, label=start, **dashes)
         axes.vlines(x, low, high, color=colour, linewidth=1.4)
-        labels.append(_Label(mean[-1], f"{start} {mean[-1]:.1f} ± {(high[-1] - low[-1]) / 2:.1f} %", colour, _weight(start)))
+        labels.append(
+            _Label(mean[-1], f"{start} {mean[-1]:.1f} ± {(high[-1] - low[-1]) / 2:.1f} %", colour, _weight(start))
+        )
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(shots))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel("training images a class")
     axes.set_ylabel("accuracy on novel classes (%)")
-    seeds = " / ".join(str(n) for n in sorted({result["accuracy"]["n"] for result in results}))
-    figure.text(0.985, 0.02, f"95 % interval, n = {seeds} seeds", color=MUTED, ha="right", fontsize=7.5)
+    figure.text(0.985, 0.02, f"95 % interval, n = {_seeds(results)} seeds", color=MUTED, ha="right", fontsize=7.5)
     _end_labels(axes, labels)
     return figure
 
@@ -299,10 +312,11 @@ def _over_shots(results: Sequence[Row], title: str) -> Figure:
 def _line_axes(title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(WIDTH, 3.4))
     axes = figure.subplots()
-    figure.subplots_adjust(left=0.085, right=0.71, top=0.96 - 0.06 * bool(title), bottom=0.135)
+    figure.subplots_adjust(left=0.108, right=0.692, top=0.96 - 0.06 * bool(title), bottom=0.135)
     if title:
         figure.suptitle(title, x=0.012, y=0.98, ha="left", fontsize=10)
     axes.grid(axis="y", color=PALE, linewidth=0.7)
+    axes.yaxis.set_major_locator(MaxNLocator(7, steps=STEPS))
     return figure, axes
 
 
@@ -344,7 +358,7 @@ def spread(wanted: Sequence[float], heights: Sequence[float], low: float, high: 
 
     Least squares (pool adjacent violators), then moved within `low`..`high` as far as the boxes fit there.
     """
-    offsets = np.concatenate([[0.0], np.cumsum([(a + b) / 2 for a, b in zip(heights, heights[1:], strict=False)])])
+    offsets = np.concatenate([[0.0], np.cumsum([(a + b) / 2 for a, b in pairwise(heights)])])
     blocks: list[list[float]] = []  # [mean, count]
     for value in np.asarray(wanted) - offsets:
         blocks.append([value, 1])
@@ -359,7 +373,9 @@ def spread(wanted: Sequence[float], heights: Sequence[float], low: float, high: 
 
 def _mark_phases(top: Axes, bottom: Axes, logbook: Sequence[Row]) -> None:
     """A thin line between phases, and their names above, where there is room."""
-    phases = [(phase, [row["generation"] for row in rows]) for phase, rows in groupby(logbook, key=lambda row: row["phase"])]
+    phases = [
+        (phase, [row["generation"] for row in rows]) for phase, rows in groupby(logbook, key=lambda row: row["phase"])
+    ]
     first, last = top.get_xlim()
     width = top.get_position().width * WIDTH * 72 / (last - first)  # points a generation
     for number, (phase, generations) in enumerate(phases):
@@ -369,7 +385,7 @@ def _mark_phases(top: Axes, bottom: Axes, logbook: Sequence[Row]) -> None:
                 axes.axvline(start, color=RULE, linewidth=0.8, zorder=0)
         text = PHASES.get(phase, phase)
         fits = 4.9 * len(text) < width * (end - start)
-        place = {"x": (start + end) / 2, "ha": "center"}
+        place: dict[str, Any] = {"x": (start + end) / 2, "ha": "center"}
         if not fits and number == 0:
             place = {"x": end, "ha": "right"}  # over the axis's own margin there is room
         elif not fits and number == len(phases) - 1:
@@ -410,8 +426,13 @@ def _limits(axes: Axes, values: Sequence[float]) -> None:
     axes.set_ylim(max(0.0, min(values) - margin), min(100.0, max(values) + margin))
 
 
-def _beside(axes: Axes, x: float, y: float, text: str, weight: str) -> None:
-    axes.text(x, y, text, transform=axes.get_yaxis_transform(), va="center", fontweight=weight)
+def _percent(estimate: Row) -> tuple[float, float, float]:
+    """Low end, mean and high end, in per cent."""
+    return 100 * estimate["low"], 100 * estimate["mean"], 100 * estimate["high"]
+
+
+def _seeds(results: Sequence[Row]) -> str:
+    return " or ".join(str(n) for n in sorted({result["accuracy"]["n"] for result in results}))
 
 
 def _small(marker: Mapping[str, Any]) -> dict[str, Any]:

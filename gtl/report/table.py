@@ -9,13 +9,18 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from gtl.stats import paired_difference
+
 Row = Mapping[str, Any]
-NONE = "–"
-RIGHT = {"shots", "inherited", "accuracy", "gain over scratch", "learning rate", "images"}
+SCRATCH, LEARNGENE = "scratch", "learngene"
+NONE = "-"
+RIGHT = {"shots", "inherited", "accuracy", "gain, points", "n", "rate", "images"}
+WHOLE = {"shots", "start", "n", "rate", "images"}  # never broken into lines, however narrow the terminal
 
 
 def starts_table(results: Sequence[Row], starts: Mapping[str, Row] | None = None) -> list[dict[str, str]]:
@@ -39,8 +44,9 @@ def starts_table(results: Sequence[Row], starts: Mapping[str, Row] | None = None
                 "start": str(result["start"]),
                 "inherited": f"{100 * about['share']:.1f} %" if "share" in about else NONE,
                 "accuracy": mean_text(result["accuracy"]),
-                "gain over scratch": NONE if result.get("gain") is None else gain_text(result["gain"]),
-                "learning rate": f"{result['learning_rate']:g}",
+                "gain, points": NONE if result.get("gain") is None else gain_text(result["gain"]),
+                "n": str(result["accuracy"]["n"]),
+                "rate": f"{result['learning_rate']:g}",
                 "images": f"{about['images']:,}" if "images" in about else NONE,
             }
         )
@@ -53,39 +59,47 @@ def instinct_table(instincts: Sequence[Row]) -> list[dict[str, str]]:
         {
             "start": str(result["start"]),
             "task": f"{result['n_way']}-way {result['n_shot']}-shot",
-            "accuracy": mean_text(result["accuracy"], "episodes"),
+            "accuracy": mean_text(result["accuracy"]),
+            "n": str(result["accuracy"]["n"]),
         }
         for result in instincts
     ]
 
 
-def mean_text(estimate: Row, of: str = "") -> str:
-    """``55.3 ± 1.2 % (n = 5)``."""
-    half = (estimate["high"] - estimate["low"]) / 2
-    return f"{100 * estimate['mean']:.1f} ± {100 * half:.1f} % (n = {estimate['n']}{f' {of}' if of else ''})"
+def mean_text(estimate: Row) -> str:
+    """``55.3 ± 1.2 %``."""
+    return f"{100 * estimate['mean']:.1f} ± {50 * (estimate['high'] - estimate['low']):.1f} %"
 
 
 def gain_text(estimate: Row) -> str:
-    """``+14.2 (+12.9 to +15.5, n = 5)``, in points."""
+    """``+14.2 (+12.9 to +15.5)``, in points."""
     mean, low, high = (_signed(estimate[key]) for key in ("mean", "low", "high"))
-    return f"{mean} ({low} to {high}, n = {estimate['n']})"
+    return f"{mean} ({low} to {high})"
 
 
 def claims(results: Sequence[Row]) -> list[str]:
-    """What the intervals allow to say of each start against scratch, in words."""
-    lines = []
+    """What the intervals allow to say, in words: of every start against scratch, and of the learngene against the others."""
+    lines, several = [], len({result["shots"] for result in results}) > 1
     for result in results:
-        gain = result.get("gain")
-        if gain is None:
-            continue
-        if gain["low"] > 0:
-            verdict = f"better than scratch by {_points(gain['low'])} to {_points(gain['high'])} points"
-        elif gain["high"] < 0:
-            verdict = f"worse than scratch by {_points(-gain['high'])} to {_points(-gain['low'])} points"
-        else:
-            verdict = f"no difference from scratch shown ({_signed(gain['low'])} to {_signed(gain['high'])} points)"
-        lines.append(f"{result['start']}, {shots_text(result['shots'])}: {verdict}, n = {gain['n']}")
+        if result.get("gain") is not None:
+            lines.append(_claim(result, SCRATCH, result["gain"], several))
+    for own in (result for result in results if result["start"] == LEARNGENE):
+        for other in results:
+            if other["start"] not in (LEARNGENE, SCRATCH) and other["shots"] == own["shots"]:
+                difference = paired_difference(own["accuracies"], other["accuracies"])
+                lines.append(_claim(own, other["start"], difference.to_json(), several))
     return lines
+
+
+def _claim(result: Row, other: str, gain: Row, several: bool) -> str:
+    shots = f", {shots_text(result['shots'])}" if several else ""
+    if gain["low"] > 0:
+        verdict = f"better than {other} by {_points(gain['low'])} to {_points(gain['high'])} points"
+    elif gain["high"] < 0:
+        verdict = f"worse than {other} by {_points(-gain['high'])} to {_points(-gain['low'])} points"
+    else:
+        verdict = f"no difference from {other} shown ({_signed(gain['low'])} to {_signed(gain['high'])} points)"
+    return f"{result['start']}{shots}: {verdict}, n = {gain['n']}"
 
 
 def shots_text(shots: int) -> str:
@@ -106,16 +120,17 @@ def render_starts(document: Row) -> Group:
 
 
 READING = (
-    "accuracy: mean ± half of the 95 % interval; gain: points, paired with scratch by seed; "
-    "images: training images behind the start"
+    "accuracy: mean ± half of the 95 % interval over n seeds; gain: over scratch with its 95 % interval, paired by seed; "
+    "rate: learning rate, chosen on validation classes; images: training images behind the start"
 )
 
 
 def rich_table(rows: Sequence[Mapping[str, str]], *, title: str = "") -> Table:
     """A rich table of such rows; the learngene's are bold."""
-    table = Table(title=Text(title, style="bold") if title else None, title_justify="left")
+    heading = Text(title, style="bold") if title else None
+    table = Table(box=box.SIMPLE_HEAD, title=heading, title_justify="left", collapse_padding=True, show_edge=False)
     for column in rows[0] if rows else ():
-        table.add_column(column, justify="right" if column in RIGHT else "left", no_wrap=column == "start")
+        table.add_column(column, justify="right" if column in RIGHT else "left", no_wrap=column in WHOLE)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row.values()), style="bold" if row.get("start") == "learngene" else None)
     return table
@@ -123,12 +138,15 @@ def rich_table(rows: Sequence[Mapping[str, str]], *, title: str = "") -> Table:
 
 def markdown_starts(document: Row) -> str:
     """An evidence document as Markdown: the tables, how to read them, and what they allow to say."""
-    parts = [markdown_table(starts_table(document["descendants"], document["starts"])), f"{READING[0].upper()}{READING[1:]}."]
+    parts = [
+        markdown_table(starts_table(document["descendants"], document["starts"])),
+        f"{READING[0].upper()}{READING[1:]}.",
+    ]
     parts.append("\n".join(f"* {plain(line)}." for line in claims(document["descendants"])))
     if document.get("instinct"):
         parts += [
-            "Newborns that never trained, nearest class mean on their features (the interval is over episodes of the same "
-            "images):",
+            "Newborns that never trained, nearest class mean on their features (n episodes of the same images; the interval "
+            "says nothing about other images):",
             markdown_table(instinct_table(document["instinct"])),
         ]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -65,13 +65,12 @@ def test_activations_come_after_norm_and_rectifier(arch: str) -> None:
     with torch.no_grad():
         found = network.activations(noise())
         features = network.features(noise())
-        silent = network.layout.groups.keys()
         assert torch.equal(network(noise()), network.head(features))
-    lowest = {group: float(found[group].min()) for group in silent}
+    lowest = [float(found[group].min()) for group in network.layout.groups]
     if arch == "vgg11":
-        assert all(low >= 0 for low in lowest.values())
+        assert min(lowest) >= 0
     else:
-        assert any(low < 0 for low in lowest.values()), "leaky"
+        assert max(lowest) < 0, "leaky"
 
 
 def test_vgg11_is_the_textbook_network() -> None:
@@ -137,11 +136,11 @@ def test_a_broken_table_is_refused() -> None:
     assert kernel == Slot("conv2.conv.weight", 0)
     with pytest.raises(ValueError, match=r"axis 0 of conv2.conv.weight is 5 long; group conv2 needs 10"):
         broken(layout, "conv2", (Slot(kernel.tensor, 0, stride=2), *rest)).validate(shapes)
-    with pytest.raises(ValueError, match="axis 0 of conv2.conv.weight is in two groups: conv2, conv3"):
+    with pytest.raises(ValueError, match=r"axis 0 of conv2.conv.weight is in two groups: conv2, conv3"):
         broken(layout, "conv3", (*layout.slots["conv3"], kernel)).validate(shapes)
-    with pytest.raises(ValueError, match="conv2.conv.weight has no output group"):
+    with pytest.raises(ValueError, match=r"conv2.conv.weight has no output group"):
         broken(layout, "conv2", tuple(rest)).validate(shapes)
-    with pytest.raises(ValueError, match="input axis of conv2.conv.weight belongs to no group"):
+    with pytest.raises(ValueError, match=r"input axis of conv2.conv.weight belongs to no group"):
         slots = tuple(slot for slot in layout.slots["conv1"] if slot.tensor != kernel.tensor)
         broken(layout, "conv1", slots).validate(shapes)
     with pytest.raises(ValueError, match=r"covered by no group: \['conv1.norm.running_mean'\]"):
@@ -201,7 +200,10 @@ def test_named_builders() -> None:
     ("arguments", "message"),
     [
         ({"arch": "vgg16"}, "unknown architecture 'vgg16'; known are vgg11, resnet12"),
-        ({"arch": "vgg11", "family": "64-160-320-640"}, "vgg11 has no width family '64-160-320-640'; it has 64-128-256-512"),
+        (
+            {"arch": "vgg11", "family": "64-160-320-640"},
+            "vgg11 has no width family '64-160-320-640'; it has 64-128-256-512",
+        ),
         ({"arch": "vgg11", "width": 0.0}, r"width multiplier 0.0 is outside \(0, 16\]"),
         ({"arch": "vgg11", "width": -1.0}, "outside"),
         ({"arch": "vgg11", "width": 16.1}, "outside"),

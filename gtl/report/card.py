@@ -1,0 +1,395 @@
+"""The card of a learngene: one Markdown page that says what it is, how it was made and what it was measured to be worth.
+
+It says nothing that the learngene and its evidence do not hold: no time, no path of the machine. What is not recorded is
+left out or said to be unknown. The learngene may come from anyone, so its texts are escaped.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gtl import storage
+from gtl.errors import StorageError
+from gtl.learngene.artifact import FORMAT_VERSION, Learngene
+from gtl.report.table import markdown_starts, plain, shots_text
+
+CARD = "CARD.md"
+CAPTIONS = {
+    "evolution": "Accuracy on validation classes and size of the genes, generation by generation. Lines: whole networks "
+    "under the same critic, with random and with pre-trained weights.",
+    "channels": "The channels that the gene keeps, group by group.",
+    "descendants": "Descendants on novel classes, by start, with 95 % intervals.",
+    "curves": "Accuracy of descendants while they learn.",
+}
+
+# the folders of an absolute path, at the start of a word or after = or :
+_FOLDERS = re.compile(r"(?:^|(?<=[=:]))(?:[A-Za-z]:[\\/]|~[^\\/]*[\\/]|/(?!/))(?:.*[\\/])?", re.DOTALL)
+
+Document = Mapping[str, Any]
+
+
+def card_markdown(
+    learngene: Learngene,
+    *,
+    results: Sequence[Document] | None = None,
+    figures: Sequence[str] = (),
+    command: Sequence[str] = (),
+    license_id: str = "unknown",
+) -> str:
+    """The card as Markdown, with the front matter that model hubs read. Equal arguments give equal text.
+
+    Args:
+        results: evidence documents (what ``gtl fewshot --json`` prints); by default those that the learngene carries.
+        figures: names of pictures that lie beside the card.
+        command: the words of the command that made the evidence, for documents that do not name their own.
+        license_id: of the weights, as model hubs spell it, for example ``"apache-2.0"``; only the user can know it.
+    """
+    documents = [row for row in learngene.evidence if "descendants" in row] if results is None else list(results)
+    record = _Record(learngene.provenance)
+    name = record.text("config", "name") or learngene.arch
+    sections = [
+        _front_matter(learngene, license_id),
+        f"# {name}: a learngene of {learngene.arch}",
+        _summary(learngene, record),
+        *[_figure(figure) for figure in figures],
+        "## What it is",
+        _identity(learngene),
+        "## How it was made",
+        _making(learngene, record),
+        "## Evidence",
+        *[_evidence(document, command) for document in documents],
+        *(
+            []
+            if documents
+            else ["None yet. `gtl fewshot learngene.safetensors` measures it on classes nothing here has seen."]
+        ),
+        "## Intended use",
+        _use(learngene),
+        "## Limits",
+        _limits(learngene, record, documents),
+        "## How to load it",
+        _loading(learngene, record),
+    ]
+    return "\n\n".join(section.strip("\n") for section in sections if section) + "\n"
+
+
+def write_card(
+    learngene: Learngene,
+    out: Path,
+    *,
+    results: Sequence[Document] | None = None,
+    figures: Sequence[str] | None = None,
+    command: Sequence[str] = (),
+    license_id: str = "unknown",
+    overwrite: bool = False,
+) -> Path:
+    """Write ``CARD.md`` beside the learngene file `out`; returns its path. An equal card is left as it is.
+
+    Args:
+        figures: by default the pictures with well-known names (``evolution.png``, ``descendants*.png``, ...) there.
+
+    Raises:
+        StorageError: another card is there and `overwrite` is False (people edit cards), or the disk refused.
+    """
+    path = out.parent / CARD
+    if figures is None:
+        figures = [path.name for stem in CAPTIONS for path in sorted(out.parent.glob(f"{stem}*.png"))]
+    text = card_markdown(learngene, results=results, figures=figures, command=command, license_id=license_id)
+    if not overwrite and storage.read_bytes(path) == text.encode():
+        return path
+    try:
+        storage.publish(path, text.encode(), overwrite=overwrite)
+    except FileExistsError:
+        raise StorageError(
+            f"{path} is there already and says something else; move it away to have it made again"
+        ) from None
+    return path
+
+
+def shown_command(words: Sequence[str]) -> str:
+    """A command as others may type it: folders of this machine are cut from absolute paths, the file's name stays."""
+    return shlex.join(_without_folders(word) for word in words)
+
+
+class _Record:
+    """A learngene's provenance, which may be of any shape: what is not there, or of another type, is None."""
+
+    def __init__(self, value: Mapping[str, Any]) -> None:
+        self._value = value
+
+    def get(self, *keys: str) -> Any:
+        found: Any = self._value
+        for key in keys:
+            if not isinstance(found, Mapping) or key not in found:
+                return None
+            found = found[key]
+        return found
+
+    def text(self, *keys: str) -> str:
+        """As Markdown; "" if it is not a plain value."""
+        found = self.get(*keys)
+        if isinstance(found, float):
+            found = f"{found:g}"
+        return plain(found)[:300] if isinstance(found, str | int) and not isinstance(found, bool) else ""
+
+    def number(self, *keys: str) -> int | float | None:
+        found = self.get(*keys)
+        return found if isinstance(found, int | float) and not isinstance(found, bool) else None
+
+
+def _front_matter(learngene: Learngene, license_id: str) -> str:
+    tags = ["learngene", "genetic-transfer-learning", "few-shot-learning", "image-classification", learngene.arch]
+    lines = [
+        "---",
+        f"license: {json.dumps(license_id)}",
+        "library_name: gtl",
+        "tags:",
+        *(f"- {tag}" for tag in tags),
+        "---",
+    ]
+    return "\n".join(lines)
+
+
+def _summary(learngene: Learngene, record: _Record) -> str:
+    share = learngene.shares.get("circuit")
+    size = "" if share is None else f"{100 * share:.1f} % of the convolution parameters of "
+    data = record.text("data", "source")
+    text = (
+        f"The part of a network that is worth inheriting: a circuit of {size}{_article(learngene.arch)} "
+        f"{learngene.arch}{f', evolved on {data}' if data else ''}. Put into a new network of the same family, equal or "
+        "wider, it computes from birth what it computed in its ancestor; the rest of the network is free to learn."
+    )
+    description = record.text("config", "description")
+    return f"{text}\n\n> {description}" if description else text
+
+
+def _identity(learngene: Learngene) -> str:
+    shares, kept = learngene.shares, sum(learngene.genotype.counts.values())
+    whole, circuit, kernels = (
+        shares.get(key) for key in ("network_parameters", "circuit_parameters", "kernel_parameters")
+    )
+    rows = [
+        ("architecture", f"{learngene.arch}, {len(learngene.genotype)} channel groups"),
+        ("ancestor's widths", ", ".join(str(size) for size in learngene.genotype.sizes.values())),
+        ("channels kept", f"{', '.join(str(count) for count in learngene.genotype.counts.values())} ({kept:,} in all)"),
+    ]
+    if whole is not None and circuit is not None and "circuit" in shares:
+        rows.append(
+            (
+                "size as a circuit",
+                f"{circuit:,} of {whole:,} convolution parameters ({100 * shares['circuit']:.1f} %): kernels restricted to "
+                "kept channels on both sides",
+            )
+        )
+    if whole is not None and kernels is not None and "kernels" in shares:
+        rows.append(
+            (
+                "size in whole kernels",
+                f"{kernels:,} of {whole:,} ({100 * shares['kernels']:.1f} %): whole kernels of the kept output channels",
+            )
+        )
+    values = sum(tensor.numel() for tensor in learngene.tensors.values())
+    rows.append(("values in the file", f"{values:,} float32, normalisation included; the classifier is not part of it"))
+    rows.append(("format", f"learngene {FORMAT_VERSION}, safetensors; reading it runs no code"))
+    rows.append(("digest (sha256)", f"`{learngene.digest}`"))
+    return _table(rows)
+
+
+def _making(learngene: Learngene, record: _Record) -> str:
+    evolution = ("config", "evolution")
+    classes = {role: record.get("data", "lists", role) for role in ("train", "val", "novel")}
+    counts = ", ".join(f"{len(names)} {role}" for role, names in classes.items() if isinstance(names, Sequence))
+    rows = [
+        ("method", record.text("method")),
+        ("data", record.text("data", "source") + (f": classes {counts}" if counts else "")),
+        ("class lists (sha256)", _code(record.text("data", "classes"))),
+        ("founders", _founders(record)),
+        (
+            "generations",
+            _join(
+                record.text("generations")
+                + _with(" (", record.text(*evolution, "search_generations"), " of them without lives)"),
+                _with("population ", record.text(*evolution, "population")),
+                _with("tournaments of ", record.text(*evolution, "tournament", "size")),
+            ),
+        ),
+        (
+            "a life",
+            _join(
+                _with("", record.text("config", "life", "steps"), " steps"),
+                _with("", record.text("config", "life", "n_way"), " classes"),
+                _with("litters of ", record.text(*evolution, "litter")),
+            ),
+        ),
+        ("largest share allowed", _percent(record.number("config", "gene", "budget"))),
+        ("fitness", _fitness(record)),
+        ("winner", _winner(record)),
+        ("training images", _images(record)),
+        ("seed", record.text("seed")),
+        ("versions", _versions(record)),
+        ("configuration (sha256)", _code(record.text("config_hash"))),
+    ]
+    table = _table([(name, value) for name, value in rows if value])
+    if not table:
+        return "This learngene carries no record of how it was made."
+    inside = (
+        "The whole configuration, the class lists and the line of the winner are inside the file: `gtl inspect --json`."
+    )
+    return f"{table}\n\n{inside}"
+
+
+def _founders(record: _Record) -> str:
+    kind = record.text("config", "founders", "kind")
+    if kind != "ancestor":
+        return kind
+    if record.get("config", "founders", "checkpoint") is not None:
+        return "cut from a checkpoint of the user's"
+    return _join(
+        "cut from a network trained on the train classes",
+        _with("", record.text("config", "founders", "epochs"), " epochs"),
+    )
+
+
+def _fitness(record: _Record) -> str:
+    kind = record.text("critic", "kind") or record.text("config", "critic", "kind")
+    reference = [
+        f"{name} {100 * value:.1f} %"
+        for name, key in (("a whole random network", "scratch"), ("a whole pre-trained network", "pretrained"))
+        if (value := record.number("critic", "reference", key)) is not None
+    ]
+    return _join(_with("", kind.replace("\\_", " "), " critic on validation classes"), *reference)
+
+
+def _winner(record: _Record) -> str:
+    parents, line = record.get("winner", "parents"), record.get("winner", "line")
+    fitness = record.number("winner", "fitness")
+    several = isinstance(parents, Sequence) and len(parents) > 1
+    return _join(
+        "" if fitness is None else f"{100 * fitness:.1f} % on validation classes, which it was selected on",
+        f"average of {len(parents)} siblings" if several else "",
+        f"line of {len(line)} ancestors" if isinstance(line, Sequence) and line else "",
+    )
+
+
+def _images(record: _Record) -> str:
+    total, ancestor, lives = (record.number("images", key) for key in ("total", "ancestor", "lives"))
+    parts = [f"{value:,} {name}" for name, value in (("ancestor", ancestor), ("lives", lives)) if value is not None]
+    return "" if total is None else f"{total:,}" + (f" ({', '.join(parts)})" if parts else "")
+
+
+def _versions(record: _Record) -> str:
+    versions = record.get("versions")
+    if not isinstance(versions, Mapping):
+        return ""
+    return ", ".join(
+        f"{plain(name)} {plain(version)}" for name, version in versions.items() if isinstance(version, str)
+    )
+
+
+def _evidence(document: Document, command: Sequence[str]) -> str:
+    shots = ", ".join(shots_text(count) for count in sorted({result["shots"] for result in document["descendants"]}))
+    head = (
+        f"Descendants learn the novel classes of **{plain(document['data']['source'])}** from {shots}; every start with the "
+        f"same images, seeds and budget (class lists `{plain(document['data']['classes'])[:16]}`)."
+    )
+    made = document.get("command")
+    shown = shown_command(shlex.split(made)) if isinstance(made, str) and made else shown_command(command)
+    return f"{head}\n\n{markdown_starts(document)}" + (f"\nMade by:\n\n```\n{_fenced(shown)}\n```" if shown else "")
+
+
+def _use(learngene: Learngene) -> str:
+    return (
+        f"Initialise {_article(learngene.arch)} {learngene.arch} of gtl, as wide as the ancestor or wider, that has to learn "
+        "new classes of similar images from few examples; research on what networks inherit. Fine-tune all weights: the gene "
+        "is a start, not a frozen feature extractor."
+    )
+
+
+def _limits(learngene: Learngene, record: _Record, documents: Sequence[Document]) -> str:
+    lines = [
+        "gtl selects on train and validation classes only. Accuracies on validation classes are what the winner was chosen "
+        "for, so they flatter it; the evidence is on novel classes, met after everything was decided.",
+    ]
+    if documents:
+        seeds = sorted({result["accuracy"]["n"] for document in documents for result in document["descendants"]})
+        lines += [
+            f"The evidence is of one gene from one run (seed {record.text('seed') or 'unknown'}). Its intervals span draws of "
+            f"images and of new weights (n = {', '.join(map(str, seeds))} seeds), not repeated evolutions, other splits of the "
+            "classes or other data.",
+            "A start from scratch costs no training images before; the others cost what the table's last column says.",
+        ]
+    lines += [
+        f"It fits gtl's {learngene.arch}, equal or wider in every group; other networks are refused.",
+        "Images were small (28 to 84 pixels) and normalised as gtl does; others may find it of no use.",
+        "Neither fairness nor robustness was tested, and biases of the data may be inherited. Not for decisions about people.",
+    ]
+    return "\n".join(f"* {line}" for line in lines)
+
+
+def _loading(learngene: Learngene, record: _Record) -> str:
+    sizes, width, family = (
+        learngene.genotype.sizes,
+        record.number("config", "model", "width"),
+        record.get("config", "model", "family"),
+    )
+    from gtl.models import FAMILIES
+
+    families = FAMILIES[learngene.arch].base_widths
+    arguments = "num_classes=20"
+    default = "64-128-256-512"
+    family = family if family in families else default
+    base = families[family]
+    if width is None or not all(max(1, round(base[group] * width)) >= size for group, size in sizes.items()):
+        width = max(size / base[group] for group, size in sizes.items())
+    arguments += f", width={width:g}" + (f", family={family!r}".replace("'", '"') if family != default else "")
+    return (
+        "```python\nimport gtl\n"
+        f"network = gtl.models.{learngene.arch}({arguments})\n"
+        'print(gtl.inherit(network, gtl.Learngene.load("learngene.safetensors")).share)\n```'
+    )
+
+
+def _figure(name: str) -> str:
+    stem = Path(name).stem
+    caption = next((text for key, text in CAPTIONS.items() if stem.startswith(key)), plain(stem))
+    return f"![{caption}]({re.sub(r'[^A-Za-z0-9._/-]', lambda m: f'%{ord(m[0]):02X}', name)})"
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> str:
+    if not rows:
+        return ""
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def _without_folders(word: str) -> str:
+    """``--data=folder:/mnt/x/flowers`` -> ``--data=folder:flowers``; relative paths and addresses stay."""
+    return _FOLDERS.sub("", word.rstrip("/") or word)
+
+
+def _fenced(text: str) -> str:
+    return text.replace("```", "'''").replace("\n", " ")
+
+
+def _join(*parts: str) -> str:
+    return ", ".join(part for part in parts if part)
+
+
+def _with(before: str, text: str, after: str = "") -> str:
+    return f"{before}{text}{after}" if text else ""
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:g} %"
+
+
+def _article(arch: str) -> str:
+    return "an" if arch[0] in "aeio" else "a"

@@ -1,0 +1,95 @@
+"""A small run's records and evidence, made by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gtl.genotype import Genotype
+from gtl.stats import estimate, paired_difference
+
+REFERENCE = {"scratch": 0.11, "pretrained": 0.92}
+
+
+def make_logbook(search: int = 2, lives: int = 3) -> list[dict[str, Any]]:
+    phases = ["founding"] + ["search"] * search + ["lives"] * lives
+    records = []
+    for generation, phase in enumerate(phases):
+        mean = 0.4 + 0.07 * generation
+        records.append(
+            {
+                "generation": generation,
+                "phase": phase,
+                "fitness": {"mean": mean, "min": mean - 0.1, "max": mean + 0.05},
+                "share": {"mean": 0.15, "min": 0.1, "max": 0.2},
+                "best_share": 0.14 + 0.01 * generation,
+                "best_score": mean,
+                "best": f"g{generation:04d}-i0000",
+                "individuals": 4,
+                "failed": 0,
+                "images": 1000 * generation,
+            }
+        )
+    return records
+
+
+ACCURACIES = {
+    "scratch": [0.40, 0.42, 0.44],
+    "pretrained": [0.60, 0.63, 0.66],
+    "one-shot": [0.50, 0.53, 0.53],
+    "learngene": [0.56, 0.58, 0.60],
+}
+
+
+def make_results(shots: tuple[int, ...] = (20,)) -> list[dict[str, Any]]:
+    results = []
+    for count in shots:
+        for start, base in ACCURACIES.items():
+            values = [value - 0.1 / count for value in base]
+            gain = None if start == "scratch" else paired_difference(base, ACCURACIES["scratch"]).to_json()
+            results.append(
+                {
+                    "start": start,
+                    "shots": count,
+                    "learning_rate": 0.03,
+                    "accuracies": values,
+                    "accuracy": estimate(values).to_json(),
+                    "gain": gain,
+                }
+            )
+    return results
+
+
+def make_document(shots: tuple[int, ...] = (20,)) -> dict[str, Any]:
+    """What `gtl fewshot --json` prints."""
+    return {
+        "command": "gtl fewshot /home/someone/runs/001/learngene.safetensors --data folder:/mnt/disk/flowers --shots 20",
+        "data": {"source": "flowers_a|b", "classes": "ab" * 32},
+        "images": 123456,
+        "starts": {
+            "scratch": {"share": 0.0, "images": 0},
+            "pretrained": {"share": 1.0, "images": 123456},
+            "one-shot": {"share": 0.144, "images": 123456},
+            "learngene": {"share": 0.1456, "images": 123456},
+        },
+        "descendants": make_results(shots),
+        "instinct": [
+            {
+                "start": start,
+                "n_way": 5,
+                "n_shot": 1,
+                "accuracy": {"mean": 0.5, "low": 0.49, "high": 0.51, "n": 400},
+                "episodes_digest": "00",
+            }
+            for start in ACCURACIES
+        ],
+    }
+
+
+def make_genotype() -> Genotype:
+    return Genotype.from_json(
+        {
+            "conv1": {"size": 8, "kept": [0, 1, 2, 7]},
+            "conv2": {"size": 128, "kept": list(range(0, 128, 5))},
+            "conv3": {"size": 640, "kept": [3, 4, 5, 639]},
+        }
+    )

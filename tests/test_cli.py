@@ -1,0 +1,229 @@
+"""The command line: every door once, in process, on a tiny run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gtl import models
+from gtl.cli import main
+from gtl.learngene.artifact import Learngene
+
+CONFIG = """
+name: tiny
+data: {source: glyphs, images_per_class: 12, image_size: 28, train_classes: 6, val_classes: 4, novel_classes: 4}
+model: {arch: vgg11, width: 0.0625}
+founders: {epochs: 2, training: {batch_size: 16}}
+gene: {budget: 0.3, initial_share: [0.1, 0.3]}
+evolution: {population: 3, search_generations: 1, generations: 1, tournament: {size: 2, elite: 1}}
+life: {steps: 4, n_way: 3, training: {batch_size: 16}}
+critic: {fit_images: 4, score_images: 6}
+fewshot: {shots: [2], test_images: 4, seeds: 2, steps: 4, learning_rates: [0.05], training: {batch_size: 8}}
+compute: {precision: float32}
+"""
+
+
+def gtl(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    """Run the command in this process; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["gtl", *map(str, words)])
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, made through the command line."""
+    out = tmp_path_factory.mktemp("runs") / "one"
+    with pytest.MonkeyPatch.context() as patch:
+        assert gtl(patch, "evolve", tiny, "--out", out) == 0
+    return out
+
+
+def test_evolve_leaves_a_gene_and_pictures(run: Path) -> None:
+    assert Learngene.load(run / "learngene.safetensors").shares["circuit"] <= 0.3
+    for name in ("evolution.png", "channels.png"):
+        assert (run / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_evolve_json_is_one_document(
+    tiny: Path, tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "json"
+    assert gtl(monkeypatch, "evolve", tiny, "--set", "description=again", "--out", out, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["run"] == str(out)
+    # the description does not change the gene
+    assert document["digest"] == Learngene.load(run / "learngene.safetensors").digest
+
+
+def test_evolve_refuses_a_used_directory(
+    tiny: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (run / "learngene.safetensors").read_bytes()
+    assert gtl(monkeypatch, "evolve", tiny, "--out", run) == 2
+    assert "not empty" in capsys.readouterr().err
+    assert (run / "learngene.safetensors").read_bytes() == before
+
+
+def test_piped_output_is_a_header_and_a_line_a_generation(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gtl(monkeypatch, "evolve", tiny, "--out", tmp_path / "piped") == 0
+    lines = capsys.readouterr().out.splitlines()
+    generations = [line for line in lines if "search" in line or "founding" in line or "lives" in line]
+    assert len(generations) == 3
+    assert len(lines) <= 12
+
+
+def test_status_of_a_run(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gtl(monkeypatch, "status", run, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["finished"] is True
+    assert [row["phase"] for row in found["logbook"]] == ["founding", "search", "lives"]
+    assert gtl(monkeypatch, "status", run) == 0
+    assert "tiny" in capsys.readouterr().out
+
+
+def test_status_of_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gtl(monkeypatch, "status", tmp_path) == 2
+
+
+def test_resume_extends_and_keeps_the_older_gene(
+    tiny: Path, tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "longer"
+    assert gtl(monkeypatch, "evolve", tiny, "--out", out) == 0
+    capsys.readouterr()
+    assert gtl(monkeypatch, "resume", out, "--generations", 2, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["generations"] == 3
+    older = Learngene.load(out / "learngene-000002.safetensors")
+    assert older.digest == Learngene.load(run / "learngene.safetensors").digest
+    assert gtl(monkeypatch, "resume", out, "--generations", 1) == 2
+
+
+def test_export_writes_gene_and_card_and_overwrites_nothing(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "gene.safetensors"
+    assert gtl(monkeypatch, "export", run, target, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert Learngene.load(target).digest == document["digest"]
+    assert "glyphs" in Path(document["card"]).read_text()
+    target.write_bytes(b"mine")
+    assert gtl(monkeypatch, "export", run, target) != 0
+    assert target.read_bytes() == b"mine"
+
+
+def test_inspect(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gtl(monkeypatch, "inspect", run / "learngene.safetensors", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["arch"] == "vgg11"
+    assert next(iter(found["genotype"])) == "conv1"
+    assert gtl(monkeypatch, "inspect", run) == 0
+    assert "conv8" in capsys.readouterr().out
+
+
+def test_inherit_writes_a_plain_state_dict(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "child.safetensors"
+    words = ("inherit", run, "--arch", "vgg11", "--width", 0.125, "--classes", 5, "-o", out)
+    assert gtl(monkeypatch, *words, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    network = models.vgg11(5, 0.125)
+    network.load_state_dict(load_file(out), strict=True)
+    assert report["inherited"] + report["zero_filled"] + report["fresh"] == sum(p.numel() for p in network.parameters())
+    gene = Learngene.load(run / "learngene.safetensors")
+    rows = torch.from_numpy(gene.genotype["conv1"].kept)
+    assert torch.equal(network.get_parameter("conv1.conv.weight")[rows], gene.tensors["conv1.conv.weight"])
+    assert gtl(monkeypatch, *words) == 74  # an existing file is never overwritten
+
+
+def test_inherit_refuses_another_architecture_and_a_narrow_host(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "child.safetensors"
+    assert gtl(monkeypatch, "inherit", run, "--arch", "resnet12", "--classes", 5, "-o", out) == 65
+    assert "vgg11" in capsys.readouterr().err
+    assert gtl(monkeypatch, "inherit", run, "--arch", "vgg11", "--width", 0.02, "--classes", 5, "-o", out) == 65
+    assert "group conv" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_fewshot_compares_all_starts(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GTL_CACHE", str(tmp_path / "cache"))
+    assert gtl(monkeypatch, "fewshot", run, "--shots", "1,2", "--out", tmp_path / "evidence", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert {row["start"] for row in document["descendants"]} == {"scratch", "pretrained", "one-shot", "learngene"}
+    assert {row["shots"] for row in document["descendants"]} == {1, 2}
+    assert all(row["accuracy"]["n"] == 2 for row in document["descendants"])
+    assert (tmp_path / "evidence" / "descendants.png").exists()
+    assert len(list((tmp_path / "cache").glob("pretrained-*"))) == 1
+
+
+def test_fewshot_on_other_data(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("fewshot", run, "--data", "digits", "--starts", "scratch,learngene")
+    assert gtl(monkeypatch, *words) == 0
+    printed = capsys.readouterr().out
+    assert "learngene" in printed
+    assert "scratch" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("fewshot", "RUN", "--shots", "two"), 2, "positive whole numbers"),
+        (("fewshot", "RUN", "--starts", "magic"), 65, "unknown starts"),
+        (("fewshot", "RUN", "--data", "nothing"), 65, "no data source"),
+        (("fewshot", "RUN", "--shots", "50"), 65, "images"),
+        (("inspect", "CONFIG"), 65, "tiny.yaml"),
+        (("evolve", "missing.yaml"), 2, "missing.yaml"),
+        (("evolve", "CONFIG", "--set", "evolution.populaton=3"), 2, "population"),
+        (("evolve", "CONFIG", "--set", "life.n_way=7"), 2, "life.n_way"),
+        (("resume", "CONFIG"), 2, "not a run directory"),
+    ],
+)
+def test_bad_input_ends_in_one_sentence(
+    words: tuple[str, ...],
+    code: int,
+    said: str,
+    run: Path,
+    tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    places = {"RUN": run, "CONFIG": tiny}
+    assert gtl(monkeypatch, *(places.get(word, word) for word in words)) == code
+    printed = capsys.readouterr()
+    assert said in printed.err
+    assert "Traceback" not in printed.err
+
+
+def test_data_and_config_doors(tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gtl(monkeypatch, "data", "list", "--json") == 0
+    assert {"glyphs", "digits", "cifar_fs"} <= {row["name"] for row in json.loads(capsys.readouterr().out)}
+    assert gtl(monkeypatch, "data", "show", "digits", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["roles"]["novel"]["classes"]["digit 0"] > 100
+    assert gtl(monkeypatch, "config", "show", tiny, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["config"]["critic"]["kind"] == "ridge"
+    assert gtl(monkeypatch, "config", "schema") == 0
+    assert "properties" in json.loads(capsys.readouterr().out)
