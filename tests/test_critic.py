@@ -190,3 +190,13 @@ def test_a_learned_gene_beats_random_ones(val: ImageSet, learned: ConvNet, kind:
     assert mean > np.mean(randoms) + lead
     if kind == "ridge":
         assert mean > max(randoms) + 0.1
+
+
+def test_a_dead_gene_scores_chance_and_is_no_error(val: ImageSet) -> None:
+    """No group shows anything: every feature is constant."""
+    gene = whole(build(spec("vgg11", classes=8), 1))
+    dead = replace(gene, tensors={name: torch.zeros_like(tensor) for name, tensor in gene.tensors.items()})
+    for kind in CRITICS:
+        section = SECTION.model_copy(update={"kind": kind, "steps": 1})
+        (score,) = criticise(dead, draw_tasks(val, section, 1, 1), section, 1, CPU)
+        assert score == pytest.approx(1 / 8, abs=0.1 if kind == "short_training" else 1e-9)

@@ -111,12 +111,12 @@ class Manager:
         generation, phase = self._next
         members = {individual.id: individual for individual in self._asked}
         born = {individual.id for individual, _ in self._births}
+        expected = set(members) if self.config.critic.tasks_change else born
         told = {}
         for outcome in outcomes:
-            if outcome.individual not in members or outcome.individual in told:
+            if outcome.individual not in expected or outcome.individual in told:
                 raise RuntimeError(f"outcome for {outcome.individual}, which was not asked for or came twice")
             told[outcome.individual] = outcome
-        expected = set(members) if self.config.critic.tasks_change else born
         if missing := expected - set(told):
             raise RuntimeError(f"no outcome for {sorted(missing)}")
         rows = [birth_row(individual) for individual, _ in self._births]
@@ -213,20 +213,21 @@ class Manager:
         number = 0
         for conception, parent in enumerate(chosen):
             draw = rng(self.config.seed, "conception", generation, conception)
-            genotype, genes, parents = parent.genotype, self._passed_on(parent), [parent.id]
+            genotype, genes, crossed = parent.genotype, self._passed_on(parent), False
             if draw.random() < evolution.crossover.exchange:
                 (mate,) = self.toolbox.select(self.population, draw, k=1)
                 genotype, _ = self.toolbox.mate(genotype, mate.genotype, draw)
-                if mate.id != parent.id:
-                    genes, parents = (*genes[:1], self._gene(mate)), [parent.id, mate.id]
+                if crossed := mate.id != parent.id:
+                    genes = (self._gene(parent), self._gene(mate))
             rate = evolution.mutation.rate if lives else evolution.mutation.search_rate
             operator = self.toolbox.mutate if lives else self.toolbox.search_mutate
-            if draw.random() < rate or len(parents) > 1:  # two parents' channels may exceed the budget together
+            if draw.random() < rate or crossed:  # two parents' channels may exceed the budget together
                 (genotype,) = operator(genotype, draw)
+            parents = (parent.id, *(gene.individual for gene in genes if gene.individual != parent.id))
             if not lives and self.ancestor is not None:
                 genes = (self.ancestor,)  # before its first life a gene is a cut of the ancestor
             for _ in range(min(litter_size, births - number)):
-                self._add_birth(generation, number, genotype, genes, str(conception), lives, tuple(parents))
+                self._add_birth(generation, number, genotype, genes, str(conception), lives, parents)
                 number += 1
 
     def _add_birth(

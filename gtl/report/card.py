@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from gtl import storage
-from gtl.errors import StorageError
+from gtl.errors import LearngeneError, StorageError
 from gtl.learngene.artifact import FORMAT_VERSION, Learngene
+from gtl.report.provenance import Record, facts, making
 from gtl.report.table import markdown_starts, plain, shots_text
 
 CARD = "CARD.md"
@@ -48,9 +49,16 @@ def card_markdown(
         figures: names of pictures that lie beside the card.
         command: the words of the command that made the evidence, for documents that do not name their own.
         license_id: of the weights, as model hubs spell it, for example ``"apache-2.0"``; only the user can know it.
+
+    Raises:
+        LearngeneError: evidence that is no such document.
     """
-    documents = [row for row in learngene.evidence if "descendants" in row] if results is None else list(results)
-    record = _Record(learngene.provenance)
+    documents = (
+        [row for row in learngene.evidence if {"data", "descendants"} <= row.keys()]
+        if results is None
+        else list(results)
+    )
+    record = Record(learngene.provenance)
     name = record.text("config", "name") or learngene.arch
     sections = [
         _front_matter(learngene, license_id),
@@ -60,7 +68,7 @@ def card_markdown(
         "## What it is",
         _identity(learngene),
         "## How it was made",
-        _making(learngene, record),
+        making(record),
         "## Evidence",
         *[_evidence(document, command) for document in documents],
         *(
@@ -116,32 +124,6 @@ def shown_command(words: Sequence[str]) -> str:
     return shlex.join(_without_folders(word) for word in words)
 
 
-class _Record:
-    """A learngene's provenance, which may be of any shape: what is not there, or of another type, is None."""
-
-    def __init__(self, value: Mapping[str, Any]) -> None:
-        self._value = value
-
-    def get(self, *keys: str) -> Any:
-        found: Any = self._value
-        for key in keys:
-            if not isinstance(found, Mapping) or key not in found:
-                return None
-            found = found[key]
-        return found
-
-    def text(self, *keys: str) -> str:
-        """As Markdown; "" if it is not a plain value."""
-        found = self.get(*keys)
-        if isinstance(found, float):
-            found = f"{found:g}"
-        return plain(found)[:300] if isinstance(found, str | int) and not isinstance(found, bool) else ""
-
-    def number(self, *keys: str) -> int | float | None:
-        found = self.get(*keys)
-        return found if isinstance(found, int | float) and not isinstance(found, bool) else None
-
-
 def _front_matter(learngene: Learngene, license_id: str) -> str:
     tags = ["learngene", "genetic-transfer-learning", "few-shot-learning", "image-classification", learngene.arch]
     lines = [
@@ -155,7 +137,7 @@ def _front_matter(learngene: Learngene, license_id: str) -> str:
     return "\n".join(lines)
 
 
-def _summary(learngene: Learngene, record: _Record) -> str:
+def _summary(learngene: Learngene, record: Record) -> str:
     share = learngene.shares.get("circuit")
     size = "" if share is None else f"{100 * share:.1f} % of the convolution parameters of "
     data = record.text("data", "source")
@@ -197,101 +179,19 @@ def _identity(learngene: Learngene) -> str:
     rows.append(("values in the file", f"{values:,} float32, normalisation included; the classifier is not part of it"))
     rows.append(("format", f"learngene {FORMAT_VERSION}, safetensors; reading it runs no code"))
     rows.append(("digest (sha256)", f"`{learngene.digest}`"))
-    return _table(rows)
-
-
-def _making(learngene: Learngene, record: _Record) -> str:
-    evolution = ("config", "evolution")
-    classes = {role: record.get("data", "lists", role) for role in ("train", "val", "novel")}
-    counts = ", ".join(f"{len(names)} {role}" for role, names in classes.items() if isinstance(names, Sequence))
-    rows = [
-        ("method", record.text("method")),
-        ("data", record.text("data", "source") + (f": classes {counts}" if counts else "")),
-        ("class lists (sha256)", _code(record.text("data", "classes"))),
-        ("founders", _founders(record)),
-        (
-            "generations",
-            _join(
-                record.text("generations")
-                + _with(" (", record.text(*evolution, "search_generations"), " of them without lives)"),
-                _with("population ", record.text(*evolution, "population")),
-                _with("tournaments of ", record.text(*evolution, "tournament", "size")),
-            ),
-        ),
-        (
-            "a life",
-            _join(
-                _with("", record.text("config", "life", "steps"), " steps"),
-                _with("", record.text("config", "life", "n_way"), " classes"),
-                _with("litters of ", record.text(*evolution, "litter")),
-            ),
-        ),
-        ("largest share allowed", _percent(record.number("config", "gene", "budget"))),
-        ("fitness", _fitness(record)),
-        ("winner", _winner(record)),
-        ("training images", _images(record)),
-        ("seed", record.text("seed")),
-        ("versions", _versions(record)),
-        ("configuration (sha256)", _code(record.text("config_hash"))),
-    ]
-    table = _table([(name, value) for name, value in rows if value])
-    if not table:
-        return "This learngene carries no record of how it was made."
-    inside = (
-        "The whole configuration, the class lists and the line of the winner are inside the file: `gtl inspect --json`."
-    )
-    return f"{table}\n\n{inside}"
-
-
-def _founders(record: _Record) -> str:
-    kind = record.text("config", "founders", "kind")
-    if kind != "ancestor":
-        return kind
-    if record.get("config", "founders", "checkpoint") is not None:
-        return "cut from a checkpoint of the user's"
-    return _join(
-        "cut from a network trained on the train classes",
-        _with("", record.text("config", "founders", "epochs"), " epochs"),
-    )
-
-
-def _fitness(record: _Record) -> str:
-    kind = record.text("critic", "kind") or record.text("config", "critic", "kind")
-    reference = [
-        f"{name} {100 * value:.1f} %"
-        for name, key in (("a whole random network", "scratch"), ("a whole pre-trained network", "pretrained"))
-        if (value := record.number("critic", "reference", key)) is not None
-    ]
-    return _join(_with("", kind.replace("\\_", " "), " critic on validation classes"), *reference)
-
-
-def _winner(record: _Record) -> str:
-    parents, line = record.get("winner", "parents"), record.get("winner", "line")
-    fitness = record.number("winner", "fitness")
-    several = isinstance(parents, Sequence) and len(parents) > 1
-    return _join(
-        "" if fitness is None else f"{100 * fitness:.1f} % on validation classes, which it was selected on",
-        f"average of {len(parents)} siblings" if several else "",
-        f"line of {len(line)} ancestors" if isinstance(line, Sequence) and line else "",
-    )
-
-
-def _images(record: _Record) -> str:
-    total, ancestor, lives = (record.number("images", key) for key in ("total", "ancestor", "lives"))
-    parts = [f"{value:,} {name}" for name, value in (("ancestor", ancestor), ("lives", lives)) if value is not None]
-    return "" if total is None else f"{total:,}" + (f" ({', '.join(parts)})" if parts else "")
-
-
-def _versions(record: _Record) -> str:
-    versions = record.get("versions")
-    if not isinstance(versions, Mapping):
-        return ""
-    return ", ".join(
-        f"{plain(name)} {plain(version)}" for name, version in versions.items() if isinstance(version, str)
-    )
+    return facts(rows)
 
 
 def _evidence(document: Document, command: Sequence[str]) -> str:
+    try:
+        return _evidence_section(document, command)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise LearngeneError(
+            f"evidence that is no document of `gtl fewshot --json` ({error!r}); give others"
+        ) from error
+
+
+def _evidence_section(document: Document, command: Sequence[str]) -> str:
     shots = ", ".join(shots_text(count) for count in sorted({result["shots"] for result in document["descendants"]}))
     head = (
         f"Descendants learn the novel classes of **{plain(document['data']['source'])}** from {shots}; every start with the "
@@ -310,7 +210,7 @@ def _use(learngene: Learngene) -> str:
     )
 
 
-def _limits(learngene: Learngene, record: _Record, documents: Sequence[Document]) -> str:
+def _limits(learngene: Learngene, record: Record, documents: Sequence[Document]) -> str:
     lines = [
         "gtl selects on train and validation classes only. Accuracies on validation classes are what the winner was chosen "
         "for, so they flatter it; the evidence is on novel classes, met after everything was decided.",
@@ -331,7 +231,7 @@ def _limits(learngene: Learngene, record: _Record, documents: Sequence[Document]
     return "\n".join(f"* {line}" for line in lines)
 
 
-def _loading(learngene: Learngene, record: _Record) -> str:
+def _loading(learngene: Learngene, record: Record) -> str:
     sizes, width, family = (
         learngene.genotype.sizes,
         record.number("config", "model", "width"),
@@ -360,35 +260,13 @@ def _figure(name: str) -> str:
     return f"![{caption}]({re.sub(r'[^A-Za-z0-9._/-]', lambda m: f'%{ord(m[0]):02X}', name)})"
 
 
-def _table(rows: Sequence[tuple[str, str]]) -> str:
-    if not rows:
-        return ""
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
-
-
 def _without_folders(word: str) -> str:
-    """``--data=folder:/mnt/x/flowers`` -> ``--data=folder:flowers``; relative paths and addresses stay."""
+    """``--data=folder:/srv/x/flowers`` -> ``--data=folder:flowers``; relative paths and addresses stay."""
     return _FOLDERS.sub("", word.rstrip("/") or word)
 
 
 def _fenced(text: str) -> str:
     return text.replace("```", "'''").replace("\n", " ")
-
-
-def _join(*parts: str) -> str:
-    return ", ".join(part for part in parts if part)
-
-
-def _with(before: str, text: str, after: str = "") -> str:
-    return f"{before}{text}{after}" if text else ""
-
-
-def _code(text: str) -> str:
-    return f"`{text}`" if text else ""
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:g} %"
 
 
 def _article(arch: str) -> str:

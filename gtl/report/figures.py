@@ -1,83 +1,48 @@
-"""Pictures: evolution (the paper's Fig. 4), kept channels per group, descendants. 900 pixels wide, equal bytes for equal data.
+"""Pictures: evolution (the paper's Fig. 4), kept channels per group, descendants. 900 pixels wide.
 
-Only matplotlib's object API is used: no global state, no window, nothing of the user's matplotlib settings.
+Callers import this module when they draw, so that matplotlib is loaded only then.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
-from itertools import groupby, pairwise
-from pathlib import Path
-from typing import Any, NamedTuple, ParamSpec
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
 
 import numpy as np
-from matplotlib import style
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from gtl import storage
 from gtl.genotype import Genotype
+from gtl.report.drawing import (
+    BLUE,
+    DPI,
+    INK,
+    MUTED,
+    PALE,
+    RULE,
+    SKY,
+    STEPS,
+    WIDTH,
+    Label,
+    end_labels,
+    limits,
+    looks_of,
+    save,
+    styled,
+)
 from gtl.stats import estimate
 
-DPI = 150
-WIDTH = 6.0  # inches: 900 pixels
-INK, MUTED, RULE, PALE = "#222222", "#666666", "#c9c9c9", "#ececec"
-BLUE, SKY = "#0072b2", "#8fc1e3"
-# Okabe and Ito's colours, which stay apart for the colour-blind; every line also has its own marker and its name on it.
-COLOURS = {"scratch": MUTED, "pretrained": INK, "learngene": BLUE, "one-shot": "#d55e00"}
-MORE_COLOURS = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-MARKERS = "osD^vPX*"
-STYLE: dict[Any, Any] = {
-    "font.family": ["DejaVu Sans"],
-    "font.size": 8.5,
-    "text.color": INK,
-    "text.parse_math": False,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-}
-STEPS = [1, 2, 5, 10]  # of ticks
+__all__ = ["channels_figure", "curves_figure", "descendants_figure", "evolution_figure", "save"]
+
 PHASES = {"founding": "founding", "search": "search, no lives", "lives": "lives"}
 
 Row = Mapping[str, Any]
-P = ParamSpec("P")
 
 
-def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draw under gtl's own style, whatever the user's is."""
-
-    @wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with style.context(STYLE, after_reset=True):
-            return draw(*args, **kwargs)
-
-    return drawn
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all, in place of an older one. Equal figures give equal bytes.
-
-    Raises:
-        StorageError: the disk refused.
-    """
-    stream = io.BytesIO()
-    with style.context(STYLE, after_reset=True):
-        figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
-    storage.publish(path, stream.getvalue(), overwrite=True)
-
-
-@_styled
+@styled
 def evolution_figure(
     logbook: Sequence[Row], reference: Mapping[str, float], *, parameters: int | None = None, title: str = ""
 ) -> Figure:
@@ -106,18 +71,18 @@ def evolution_figure(
     top.plot(generations, worst, color=BLUE, linewidth=0.8, alpha=0.7, label="worst", **_small(marker))
     top.plot(generations, mean, color=BLUE, linewidth=1.8, label="mean", **marker)
     labels = [
-        _Label(best[-1], f"best {best[-1]:.1f} %", BLUE),
-        _Label(mean[-1], f"mean {mean[-1]:.1f} %", BLUE, "bold"),
-        _Label(worst[-1], f"worst {worst[-1]:.1f} %", BLUE),
+        Label(best[-1], f"best {best[-1]:.1f} %", BLUE),
+        Label(mean[-1], f"mean {mean[-1]:.1f} %", BLUE, "bold"),
+        Label(worst[-1], f"worst {worst[-1]:.1f} %", BLUE),
     ]
     for name, word, share, dashes in (("pretrained", "pre-trained", 1, (6, 2)), ("scratch", "scratch", 0, (1, 2))):
         if name in reference:
             level = 100 * reference[name]
             top.axhline(level, color=INK, linewidth=1.1, dashes=dashes, label=word)
-            labels.append(_Label(level, f"{word} {level:.1f} %\n{_transferred(share, parameters)}", INK))
-    _limits(top, [label.y for label in labels] + [*worst, *best])
+            labels.append(Label(level, f"{word} {level:.1f} %\n{_transferred(share, parameters)}", INK))
+    limits(top, [label.y for label in labels] + [*worst, *best])
     top.set_ylabel("accuracy on validation classes (%)")
-    _end_labels(top, labels)
+    end_labels(top, labels)
 
     shares, best_shares = (
         100 * np.array(v) for v in ([r["share"]["mean"] for r in logbook], [r["best_share"] for r in logbook])
@@ -133,11 +98,11 @@ def evolution_figure(
     top.yaxis.set_major_locator(MaxNLocator(7, steps=STEPS))
     figure.align_ylabels([top, bottom])
     count = "" if parameters is None else f"\n{_count(logbook[-1]['best_share'] * parameters)} parameters"
-    _end_labels(
+    end_labels(
         bottom,
         [
-            _Label(shares[-1], f"mean {shares[-1]:.1f} %", "#3f7fa8"),
-            _Label(best_shares[-1], f"best {best_shares[-1]:.1f} %{count}", INK),
+            Label(shares[-1], f"mean {shares[-1]:.1f} %", "#3f7fa8"),
+            Label(best_shares[-1], f"best {best_shares[-1]:.1f} %{count}", INK),
         ],
     )
     for axes in (top, bottom):
@@ -146,7 +111,7 @@ def evolution_figure(
     return figure
 
 
-@_styled
+@styled
 def channels_figure(genotype: Genotype, *, title: str = "") -> Figure:
     """Which channels a gene keeps: one row per group in forward order, first channel left, kept ones blue.
 
@@ -179,7 +144,7 @@ def channels_figure(genotype: Genotype, *, title: str = "") -> Figure:
     return figure
 
 
-@_styled
+@styled
 def descendants_figure(results: Sequence[Row], starts: Mapping[str, Row] | None = None, *, title: str = "") -> Figure:
     """Accuracy of descendants on novel classes, per start, with 95 % intervals.
 
@@ -200,7 +165,7 @@ def descendants_figure(results: Sequence[Row], starts: Mapping[str, Row] | None 
     return _rows_of_starts(results, starts or {}, title)
 
 
-@_styled
+@styled
 def curves_figure(curves: Mapping[str, Sequence[tuple[float, float]]], *, title: str = "") -> Figure:
     """Learning curves of descendants: start -> (step, accuracy), in any order.
 
@@ -213,7 +178,7 @@ def curves_figure(curves: Mapping[str, Sequence[tuple[float, float]]], *, title:
         raise ValueError("there are no curves to draw, or one of them is empty")
     figure, axes = _line_axes(title)
     labels = []
-    for start, colour, marker in _looks(curves):
+    for start, colour, marker in looks_of(curves):
         points = sorted(curves[start])
         steps = {
             step: [100 * value for _, value in found] for step, found in groupby(points, key=lambda point: point[0])
@@ -226,10 +191,10 @@ def curves_figure(curves: Mapping[str, Sequence[tuple[float, float]]], *, title:
             )
         shown: dict[str, Any] = {"marker": marker, "markersize": 3.5} if len(steps) <= 15 else {}
         axes.plot(list(steps), means, color=colour, linewidth=1.5, label=start, **shown)
-        labels.append(_Label(means[-1], f"{start} {means[-1]:.1f} %", colour, _weight(start)))
+        labels.append(Label(means[-1], f"{start} {means[-1]:.1f} %", colour, _weight(start)))
     axes.set_xlabel("fine-tuning step")
     axes.set_ylabel("accuracy on novel classes (%)")
-    _end_labels(axes, labels)
+    end_labels(axes, labels)
     return figure
 
 
@@ -242,7 +207,7 @@ def _rows_of_starts(results: Sequence[Row], starts: Mapping[str, Row], title: st
     axes = figure.add_axes((left, 0.7 / height, width, 0.4 * count / height))
     accuracy_x, gain_x = 0.585, 0.748  # of the figure
     across = axes.get_yaxis_transform()
-    looks = {start: (colour, marker) for start, colour, marker in _looks(result["start"] for result in ordered)}
+    looks = {start: (colour, marker) for start, colour, marker in looks_of(result["start"] for result in ordered)}
     for row, result in enumerate(ordered):
         start, gain = result["start"], result.get("gain")
         colour, marker = looks[start]
@@ -285,7 +250,7 @@ def _rows_of_starts(results: Sequence[Row], starts: Mapping[str, Row], title: st
 def _over_shots(results: Sequence[Row], title: str) -> Figure:
     figure, axes = _line_axes(title)
     shots = sorted({result["shots"] for result in results})
-    looks = _looks(result["start"] for result in results)
+    looks = looks_of(result["start"] for result in results)
     labels = []
     for number, (start, colour, marker) in enumerate(looks):
         own = sorted((r for r in results if r["start"] == start), key=lambda r: r["shots"])
@@ -296,7 +261,7 @@ def _over_shots(results: Sequence[Row], title: str) -> Figure:
         axes.plot(x, mean, color=colour, linewidth=1.4, marker=marker, markersize=4.5, label=start, **dashes)
         axes.vlines(x, low, high, color=colour, linewidth=1.4)
         labels.append(
-            _Label(mean[-1], f"{start} {mean[-1]:.1f} ± {(high[-1] - low[-1]) / 2:.1f} %", colour, _weight(start))
+            Label(mean[-1], f"{start} {mean[-1]:.1f} ± {(high[-1] - low[-1]) / 2:.1f} %", colour, _weight(start))
         )
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(shots))
@@ -305,7 +270,7 @@ def _over_shots(results: Sequence[Row], title: str) -> Figure:
     axes.set_xlabel("training images a class")
     axes.set_ylabel("accuracy on novel classes (%)")
     figure.text(0.985, 0.02, f"95 % interval, n = {_seeds(results)} seeds", color=MUTED, ha="right", fontsize=7.5)
-    _end_labels(axes, labels)
+    end_labels(axes, labels)
     return figure
 
 
@@ -318,57 +283,6 @@ def _line_axes(title: str) -> tuple[Figure, Axes]:
     axes.grid(axis="y", color=PALE, linewidth=0.7)
     axes.yaxis.set_major_locator(MaxNLocator(7, steps=STEPS))
     return figure, axes
-
-
-class _Label(NamedTuple):
-    """A line's name, to stand to the right of its end."""
-
-    y: float
-    text: str
-    colour: str
-    weight: str = "normal"
-
-
-def _end_labels(axes: Axes, labels: Sequence[_Label]) -> None:
-    """Write names at the right ends of lines, moved apart where they would overlap, with a thin leader."""
-    low, high = axes.get_ylim()
-    size = axes.get_position().height * axes.figure.get_figheight() * 72  # type: ignore[union-attr]
-    unit = (high - low) / size  # of the axis, for a point of text
-    ordered = sorted(labels, key=lambda label: label.y)
-    heights = [unit * (11.5 * (1 + label.text.count("\n")) + 1.5) for label in ordered]
-    across = axes.get_yaxis_transform()
-    for label, y in zip(ordered, spread([label.y for label in ordered], heights, low, high), strict=True):
-        line = Line2D([1.0, 1.015, 1.035], [label.y, label.y, y], color=label.colour, linewidth=0.6, transform=across)
-        line.set_clip_on(False)
-        axes.add_artist(line)
-        axes.text(
-            1.045,
-            y,
-            label.text,
-            color=label.colour,
-            fontweight=label.weight,
-            va="center",
-            linespacing=1.2,
-            transform=across,
-        )
-
-
-def spread(wanted: Sequence[float], heights: Sequence[float], low: float, high: float) -> list[float]:
-    """Centres for boxes of these heights, stacked in the given order without overlap, as near as can be to `wanted`.
-
-    Least squares (pool adjacent violators), then moved within `low`..`high` as far as the boxes fit there.
-    """
-    offsets = np.concatenate([[0.0], np.cumsum([(a + b) / 2 for a, b in pairwise(heights)])])
-    blocks: list[list[float]] = []  # [mean, count]
-    for value in np.asarray(wanted) - offsets:
-        blocks.append([value, 1])
-        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
-            last = blocks.pop()
-            total = blocks[-1][1] + last[1]
-            blocks[-1] = [(blocks[-1][0] * blocks[-1][1] + last[0] * last[1]) / total, total]
-    level = np.concatenate([[mean] * int(count) for mean, count in blocks])
-    ceiling = high - heights[-1] / 2 - offsets[-1]
-    return list(np.clip(level, min(low + heights[0] / 2, ceiling), ceiling) + offsets)
 
 
 def _mark_phases(top: Axes, bottom: Axes, logbook: Sequence[Row]) -> None:
@@ -395,7 +309,7 @@ def _mark_phases(top: Axes, bottom: Axes, logbook: Sequence[Row]) -> None:
         top.text(y=1.02, s=text, color=MUTED, transform=top.get_xaxis_transform(), va="bottom", **place)
 
 
-def _segments(bits: np.ndarray, pixels: float) -> list[tuple[float, float]]:
+def _segments(bits: npt.NDArray[np.bool_], pixels: float) -> list[tuple[float, float]]:
     """Kept channels as (start, length) on 0..1: apart where a channel is wide enough to be seen, else in runs."""
     size = len(bits)
     if pixels / size >= 5:
@@ -408,22 +322,6 @@ def _segments(bits: np.ndarray, pixels: float) -> list[tuple[float, float]]:
             segments.append((start / size, length / size))
         start += length
     return segments
-
-
-def _looks(starts: Any) -> list[tuple[str, str, str]]:
-    """(start, colour, marker) of every start once; the well-known ones always look the same."""
-    names = list(dict.fromkeys(starts))
-    others = [name for name in names if name not in COLOURS]
-    colours = {**COLOURS, **{name: MORE_COLOURS[i % len(MORE_COLOURS)] for i, name in enumerate(others)}}
-    known = list(COLOURS)
-    order = {name: known.index(name) if name in known else len(known) + others.index(name) for name in names}
-    return [(name, colours[name], MARKERS[order[name] % len(MARKERS)]) for name in names]
-
-
-def _limits(axes: Axes, values: Sequence[float]) -> None:
-    """Room around all values, within 0..100 %."""
-    margin = max(0.07 * (max(values) - min(values)), 1.0)
-    axes.set_ylim(max(0.0, min(values) - margin), min(100.0, max(values) + margin))
 
 
 def _percent(estimate: Row) -> tuple[float, float, float]:

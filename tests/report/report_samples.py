@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from gtl.genotype import Genotype
+import torch
+
+from gtl.config import Config
+from gtl.genotype import ChannelMask, Genotype
+from gtl.learngene.artifact import Learngene
+from gtl.models import gene_layout, spec_of
 from gtl.stats import estimate, paired_difference
+from gtl.surgery import gather
 
 REFERENCE = {"scratch": 0.11, "pretrained": 0.92}
 
@@ -62,7 +68,7 @@ def make_results(shots: tuple[int, ...] = (20,)) -> list[dict[str, Any]]:
 def make_document(shots: tuple[int, ...] = (20,)) -> dict[str, Any]:
     """What `gtl fewshot --json` prints."""
     return {
-        "command": "gtl fewshot /home/someone/runs/001/learngene.safetensors --data folder:/mnt/disk/flowers --shots 20",
+        "command": "gtl fewshot /srv/someone/runs/001/learngene.safetensors --data folder:/srv/disk/flowers --shots 20",
         "data": {"source": "flowers_a|b", "classes": "ab" * 32},
         "images": 123456,
         "starts": {
@@ -93,3 +99,41 @@ def make_genotype() -> Genotype:
             "conv3": {"size": 640, "kept": [3, 4, 5, 639]},
         }
     )
+
+
+def make_provenance() -> dict[str, Any]:
+    config = Config.model_validate({"name": "glyphs", "description": "Small | *gene*.", "data": {"source": "glyphs"}})
+    plain = config.model_dump(mode="json")
+    plain["data"]["root"], plain["founders"]["checkpoint"] = "/srv/someone/data", "/srv/someone/vgg.safetensors"
+    return {
+        "method": "genetic transfer learning",
+        "config": plain,
+        "config_hash": "cd" * 32,
+        "data": {
+            "source": "glyphs",
+            "classes": "ef" * 32,
+            "lists": {"train": ["a", "b"], "val": ["c"], "novel": ["d"]},
+        },
+        "seed": 7,
+        "versions": {"gtl": "0.1.0", "torch": "2.15.0", "device": "cpu x86_64"},
+        "generations": 9,
+        "winner": {"parents": ["g0009-i0003", "g0009-i0004"], "fitness": 0.889, "line": [{"id": "g0009-i0003"}]},
+        "critic": {"kind": "ridge", "reference": {"scratch": 0.113, "pretrained": 0.923}},
+        "images": {"ancestor": 80896, "lives": 138240, "total": 219136},
+    }
+
+
+def make_learngene(arch: str = "vgg11", family: str = "64-128-256-512", **records: Any) -> Learngene:
+    widths = dict(spec_of(arch, num_classes=1, width=0.125, family=family).widths)
+    genotype = Genotype({group: ChannelMask(width, range(0, width, 2)) for group, width in widths.items()})
+    layout = gene_layout(arch, widths)
+    state = {name: torch.ones(shape) for name, shape in layout.shapes.items()}
+    shares = {
+        "circuit": layout.circuit_share(genotype.counts),
+        "kernels": layout.kernel_share(genotype.counts),
+        "circuit_parameters": layout.circuit_parameters(genotype.counts),
+        "kernel_parameters": layout.kernel_parameters(genotype.counts),
+        "network_parameters": layout.circuit_parameters(layout.groups),
+    }
+    records = {"shares": shares, "provenance": make_provenance(), **records}
+    return Learngene(arch, genotype, gather(state, layout, genotype), **records)

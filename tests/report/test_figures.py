@@ -23,7 +23,8 @@ from report_samples import ACCURACIES, REFERENCE, make_document, make_genotype, 
 
 from gtl.errors import StorageError
 from gtl.genotype import ChannelMask, Genotype
-from gtl.report.figures import channels_figure, curves_figure, descendants_figure, evolution_figure, save, spread
+from gtl.report.drawing import spread
+from gtl.report.figures import channels_figure, curves_figure, descendants_figure, evolution_figure, save
 
 CURVES = {
     start: [(step, value * step / 20) for step in (0, 10, 20) for value in values]

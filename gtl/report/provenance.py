@@ -1,0 +1,147 @@
+"""How a learngene was made, as a table for its card: read from its provenance, which may be of any shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gtl.report.table import plain
+
+
+class Record:
+    """A learngene's provenance, which may be of any shape: what is not there, or of another type, is None."""
+
+    def __init__(self, value: Mapping[str, Any]) -> None:
+        self._value = value
+
+    def get(self, *keys: str) -> Any:
+        found: Any = self._value
+        for key in keys:
+            if not isinstance(found, Mapping) or key not in found:
+                return None
+            found = found[key]
+        return found
+
+    def text(self, *keys: str) -> str:
+        """As Markdown; "" if it is not a plain value."""
+        found = self.get(*keys)
+        if isinstance(found, float):
+            found = f"{found:g}"
+        return plain(found)[:300] if isinstance(found, str | int) and not isinstance(found, bool) else ""
+
+    def number(self, *keys: str) -> int | float | None:
+        found = self.get(*keys)
+        return found if isinstance(found, int | float) and not isinstance(found, bool) else None
+
+
+def making(record: Record) -> str:
+    evolution = ("config", "evolution")
+    classes = {role: record.get("data", "lists", role) for role in ("train", "val", "novel")}
+    counts = ", ".join(f"{len(names)} {role}" for role, names in classes.items() if isinstance(names, Sequence))
+    rows = [
+        ("method", record.text("method")),
+        ("data", record.text("data", "source") + (f": classes {counts}" if counts else "")),
+        ("class lists (sha256)", _code(record.text("data", "classes"))),
+        ("founders", _founders(record)),
+        (
+            "generations",
+            _join(
+                record.text("generations")
+                + _with(" (", record.text(*evolution, "search_generations"), " of them without lives)"),
+                _with("population ", record.text(*evolution, "population")),
+                _with("tournaments of ", record.text(*evolution, "tournament", "size")),
+            ),
+        ),
+        (
+            "a life",
+            _join(
+                _with("", record.text("config", "life", "steps"), " steps"),
+                _with("", record.text("config", "life", "n_way"), " classes"),
+                _with("litters of ", record.text(*evolution, "litter")),
+            ),
+        ),
+        ("largest share allowed", _percent(record.number("config", "gene", "budget"))),
+        ("fitness", _fitness(record)),
+        ("winner", _winner(record)),
+        ("training images", _images(record)),
+        ("seed", record.text("seed")),
+        ("versions", _versions(record)),
+        ("configuration (sha256)", _code(record.text("config_hash"))),
+    ]
+    table = facts([(name, value) for name, value in rows if value])
+    if not table:
+        return "This learngene carries no record of how it was made."
+    inside = (
+        "The whole configuration, the class lists and the line of the winner are inside the file: `gtl inspect --json`."
+    )
+    return f"{table}\n\n{inside}"
+
+
+def _founders(record: Record) -> str:
+    kind = record.text("config", "founders", "kind")
+    if kind != "ancestor":
+        return kind
+    if record.get("config", "founders", "checkpoint") is not None:
+        return "cut from a checkpoint of the user's"
+    return _join(
+        "cut from a network trained on the train classes",
+        _with("", record.text("config", "founders", "epochs"), " epochs"),
+    )
+
+
+def _fitness(record: Record) -> str:
+    kind = record.text("critic", "kind") or record.text("config", "critic", "kind")
+    reference = [
+        f"{name} {100 * value:.1f} %"
+        for name, key in (("a whole random network", "scratch"), ("a whole pre-trained network", "pretrained"))
+        if (value := record.number("critic", "reference", key)) is not None
+    ]
+    return _join(_with("", kind.replace("\\_", " "), " critic on validation classes"), *reference)
+
+
+def _winner(record: Record) -> str:
+    parents, line = record.get("winner", "parents"), record.get("winner", "line")
+    fitness = record.number("winner", "fitness")
+    several = isinstance(parents, Sequence) and len(parents) > 1
+    return _join(
+        "" if fitness is None else f"{100 * fitness:.1f} % on validation classes, which it was selected on",
+        f"average of {len(parents)} siblings" if several else "",
+        f"line of {len(line)} ancestors" if isinstance(line, Sequence) and line else "",
+    )
+
+
+def _images(record: Record) -> str:
+    total, ancestor, lives = (record.number("images", key) for key in ("total", "ancestor", "lives"))
+    parts = [f"{value:,} {name}" for name, value in (("ancestor", ancestor), ("lives", lives)) if value is not None]
+    return "" if total is None else f"{total:,}" + (f" ({', '.join(parts)})" if parts else "")
+
+
+def _versions(record: Record) -> str:
+    versions = record.get("versions")
+    if not isinstance(versions, Mapping):
+        return ""
+    return ", ".join(
+        f"{plain(name)} {plain(version)}" for name, version in versions.items() if isinstance(version, str)
+    )
+
+
+def facts(rows: Sequence[tuple[str, str]]) -> str:
+    if not rows:
+        return ""
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def _join(*parts: str) -> str:
+    return ", ".join(part for part in parts if part)
+
+
+def _with(before: str, text: str, after: str = "") -> str:
+    return f"{before}{text}{after}" if text else ""
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:g} %"
