@@ -89,7 +89,7 @@ def config(**sections: Mapping[str, Any] | Any) -> Config:
         "fewshot": {"shots": (3,), "test_images": 4, "seeds": 2, "steps": 3, "training": {"batch_size": 8, "crop_padding": 1}},
         "compute": {"device": "cpu", "precision": "float32"},
     }  # fmt: skip
-    return Config.model_validate(_merged(values, sections))
+    return Config.model_validate(merged(values, sections))
 
 
 def world(arch: str = "vgg11", width: int = 4, classes: int = 4, each: int = 8, **sections: Any) -> World:
@@ -132,9 +132,10 @@ def within_binomial(successes: int, trials: int, p: float, sigmas: float = 5.0) 
     return abs(successes - trials * p) <= sigmas * math.sqrt(trials * p * (1 - p))
 
 
-def _merged(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+def merged(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings, `high` over `low`."""
     result = dict(low)
     for key, value in high.items():
         both = isinstance(value, Mapping) and isinstance(low.get(key), Mapping)
-        result[key] = _merged(low[key], value) if both else value
+        result[key] = merged(low[key], value) if both else value
     return result

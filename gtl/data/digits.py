@@ -1,7 +1,8 @@
 """`digits`: scikit-learn's 1,797 real handwritten digits, a second data set for descendants.
 
-Bright strokes on a black ground, as in the original (0..16 becomes 0..255), 8 x 8 pixels enlarged bilinearly, the same
-value in all three channels. About 180 images a class. All ten classes are novel unless class counts are given.
+Bright strokes on a black ground, as in the original (0..16 becomes 0..255), 8 x 8 pixels in a black margin of one pixel
+(the strokes touch their frame), enlarged bilinearly, the same value in all three channels. About 180 images a class. All
+ten classes are novel unless class counts are given.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ def load(request: DataRequest, roles: Sequence[Role]) -> Splits:
     class_lists = split_classes(NAMES, request, SHARES)
     raw, labels = load_digits(return_X_y=True)
     grey = np.round(raw.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+    grey = np.pad(grey, ((0, 0), (1, 1), (1, 1), (0, 0)))
     images = resize(np.repeat(grey, 3, axis=3), request.image_size or DEFAULT_SIZE)
     return from_rows(
         images, lambda name: np.flatnonzero(labels == NAMES.index(name)), class_lists, roles, request, mirror=False

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, features
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, features
 
 from gtl.data.arrays import check_counts, image_set
 from gtl.data.cache import read_array, write_array
@@ -27,7 +27,7 @@ from gtl.data.request import DataRequest, check_roles, split_classes
 from gtl.errors import DataError
 from gtl.seeds import rng
 
-GENERATOR_VERSION = 1  # raise it with every change that changes a pixel
+GENERATOR_VERSION = 2  # raise it with every change that changes a pixel
 DEFAULT_SIZE = 32
 DEFAULT_IMAGES = 60
 MIN_FACES = 8
@@ -162,7 +162,7 @@ def _place(stencil: Image.Image, size: int, generator: np.random.Generator) -> I
     angle = math.radians(generator.uniform(-15, 15))
     shear = generator.uniform(-0.2, 0.2)
     stretch = math.exp(generator.uniform(-0.15, 0.15))
-    fill = generator.uniform(0.55, 0.85)  # the longer side of the character as a share of the image
+    fill = generator.uniform(0.55, 0.95)  # the longer side of the character as a share of the image
     shift_x, shift_y = generator.uniform(-0.08, 0.08, 2) * 2 * size
     scale = fill * 2 * size / (max(stencil.size) - 4)
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
@@ -172,7 +172,28 @@ def _place(stencil: Image.Image, size: int, generator: np.random.Generator) -> I
     offset = np.array(stencil.size) / 2 - inverse @ centre
     matrix = (*inverse[0], offset[0], *inverse[1], offset[1])
     placed = stencil.transform((2 * size, 2 * size), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+    placed = _wobble(placed, generator)
+    if generator.random() < 0.5:  # a broader pen
+        placed = placed.filter(ImageFilter.MaxFilter(3 if generator.random() < 0.5 else 5))
+    coarse = round(size * generator.uniform(0.25, 1.0))
+    if generator.random() < 0.5:  # seen by a worse camera
+        return placed.resize((coarse, coarse), Image.Resampling.BOX).resize((size, size), Image.Resampling.BICUBIC)
     return placed.reduce(2)
+
+
+def _wobble(image: Image.Image, generator: np.random.Generator) -> Image.Image:
+    """The image bent a little, as by hand: the inner corners of a coarse grid of quadrilaterals are moved."""
+    size, cells = image.size[0], 3
+    edges = np.linspace(0, size, cells + 1)
+    corners = np.stack(np.meshgrid(edges, edges, indexing="xy"), -1)  # (row, column, (x, y))
+    corners[1:-1, 1:-1] += generator.uniform(-0.07, 0.07, (cells - 1, cells - 1, 2)) * size
+    mesh = []
+    for row in range(cells):
+        for column in range(cells):
+            box = (int(edges[column]), int(edges[row]), int(edges[column + 1]), int(edges[row + 1]))
+            around = (corners[row, column], corners[row + 1, column], corners[row + 1, column + 1], corners[row, column + 1])
+            mesh.append((box, tuple(float(value) for corner in around for value in corner)))
+    return image.transform(image.size, Image.Transform.MESH, mesh, Image.Resampling.BILINEAR)
 
 
 def _paint(ink: np.ndarray, generator: np.random.Generator) -> np.ndarray:
