@@ -15,7 +15,7 @@ import torch
 from gtl.config import FewShotSection
 from gtl.critic import last_features, nearest_class_mean
 from gtl.data.episodes import Episode, episodes_digest, sample_episodes
-from gtl.data.images import ImageSet
+from gtl.data.images import ImageSet, refuse_novel
 from gtl.models import ConvNet
 from gtl.seeds import derive, rng
 from gtl.stats import Estimate, estimate, paired_difference
@@ -24,6 +24,7 @@ from gtl.training import Compute, Progress, accuracy, train
 # A start: number of classes and a seed -> a newborn network.
 Start = Callable[[int, int], ConvNet]
 Advance = Callable[[str], None]
+Rates = dict[tuple[str, int], float]  # (start, shots) -> learning rate
 
 SCRATCH = "scratch"
 SELECTION_SEEDS = 2  # draws of validation images that a learning rate is chosen on
@@ -87,20 +88,25 @@ def fine_tune(
     learning_rate: float,
     seed: int,
     compute: Compute,
+    moments: Sequence[float] = CURVE,
 ) -> list[tuple[int, float]]:
-    """(step, accuracy on `test`) of a descendant born from `start` while it trains on `fit`, at the CURVE's moments.
+    """(step, accuracy on `test`) of a descendant born from `start` while it trains on `fit`: its learning curve.
 
-    The last entry is the result. Training that diverges scores chance from then on.
+    Args:
+        moments: shares of the training after which accuracy is measured, besides birth and end. Empty: only the end.
+
+    Returns:
+        The last entry is the result. Training that diverges scores chance.
     """
     network = start(fit.n_classes, derive(seed, "newborn"))
     recipe = section.training.model_copy(update={"learning_rate": learning_rate})
-    curve = [(0, accuracy(network, test, compute))]
-    moments = [max(1, round(share * section.steps)) for share in CURVE]
+    curve = [(0, accuracy(network, test, compute))] if moments else []
+    due = [max(1, round(share * section.steps)) for share in moments]
 
     def on_epoch(progress: Progress) -> None:
-        if moments and progress.step >= moments[0]:
+        if due and progress.step >= due[0]:
             curve.append((progress.step, accuracy(network, test, compute)))
-            moments[:] = [moment for moment in moments if moment > progress.step]
+            due[:] = [step for step in due if step > progress.step]
 
     seed = derive(seed, "fine-tune")
     result = train(network, fit, recipe, steps=section.steps, seed=seed, compute=compute, on_epoch=on_epoch)
@@ -108,39 +114,57 @@ def fine_tune(
     return curve
 
 
-def choose_learning_rate(
-    start: Start, val: ImageSet, shots: int, section: FewShotSection, seed: int, compute: Compute
-) -> float:
-    """The candidate whose descendants do best on validation classes, over SELECTION_SEEDS draws."""
-    if len(section.learning_rates) == 1:
-        return section.learning_rates[0]
-    test_images = min(section.test_images, min(val.class_counts.values()) - shots)
-    means = []
-    for rate in section.learning_rates:
-        found = []
-        for number in range(SELECTION_SEEDS):
-            draw = rng(seed, "choose", number)
-            fit, test = val.draw_per_class(draw, shots, test_images)
-            found.append(fine_tune(start, fit, test, section, rate, derive(seed, "choose", number), compute)[-1][1])
-        means.append(sum(found) / len(found))
-    return section.learning_rates[max(range(len(means)), key=means.__getitem__)]
+def choose_rates(
+    starts: Mapping[str, Start],
+    val: ImageSet,
+    section: FewShotSection,
+    seed: int,
+    compute: Compute,
+    *,
+    advance: Advance = lambda message: None,
+) -> Rates:
+    """For every start and number of shots, the learning rate whose descendants do best on validation classes.
+
+    Raises:
+        NovelClassesError: `val` holds novel classes.
+        DataError: a validation class has too few images.
+    """
+    refuse_novel(val, "the choice of learning rates")
+    rates: Rates = {}
+    for shots in section.shots:
+        test_images = max(1, min(section.test_images, min(val.class_counts.values()) - shots))
+        for name, start in starts.items():
+            means = []
+            for rate in section.learning_rates if len(section.learning_rates) > 1 else ():
+                found = []
+                for number in range(SELECTION_SEEDS):
+                    fit, test = val.draw_per_class(rng(seed, "rate", shots, number), shots, test_images)
+                    curve = fine_tune(
+                        start, fit, test, section, rate, derive(seed, "rate", number), compute, moments=()
+                    )
+                    found.append(curve[-1][1])
+                means.append(sum(found) / len(found))
+            best = max(range(len(means)), key=means.__getitem__) if means else 0
+            rates[name, shots] = section.learning_rates[best]
+            advance(f"learning rate of {name} for {shots} shots: {rates[name, shots]}")
+    return rates
 
 
 def compare_starts(
     starts: Mapping[str, Start],
     novel: ImageSet,
     section: FewShotSection,
+    rates: Rates,
     seed: int,
     compute: Compute,
     *,
-    val: ImageSet | None,
     advance: Advance = lambda message: None,
 ) -> list[StartResult]:
     """Train descendants of every start on the novel classes, with the same images, seeds and budget.
 
     Args:
         starts: name -> start; must hold SCRATCH, which gains are measured against.
-        val: validation classes that each start's learning rate is chosen on; None: the middle candidate for all.
+        rates: learning rate of every (start, shots), see `choose_rates`.
 
     Raises:
         DataError: a class has too few images for the shots and test images asked for.
@@ -149,25 +173,24 @@ def compare_starts(
     for shots in section.shots:
         baseline: tuple[float, ...] = ()
         for name in sorted(starts, key=lambda name: name != SCRATCH):  # scratch first
-            start = starts[name]
-            if val is None:
-                rate = section.learning_rates[len(section.learning_rates) // 2]
-            else:
-                rate = choose_learning_rate(start, val, shots, section, derive(seed, "rate"), compute)
             curves = []
             for number in range(section.seeds):
-                draw = rng(seed, "novel images", shots, number)
-                fit, test = novel.draw_per_class(draw, shots, section.test_images)
-                curves.append(fine_tune(start, fit, test, section, rate, derive(seed, "novel", number), compute))
+                fit, test = novel.draw_per_class(rng(seed, "novel images", shots, number), shots, section.test_images)
+                rate = rates[name, shots]
+                curves.append(fine_tune(starts[name], fit, test, section, rate, derive(seed, "novel", number), compute))
                 advance(f"{name}, {shots} shots, seed {number + 1} of {section.seeds}")
             found = tuple(curve[-1][1] for curve in curves)
-            mean = tuple(
-                (points[0][0], sum(a for _, a in points) / len(points)) for points in zip(*curves, strict=True)
-            )
             baseline = found if name == SCRATCH else baseline
             gain = None if name == SCRATCH else paired_difference(found, baseline)
-            results.append(StartResult(name, shots, rate, found, estimate(found), gain, mean))
+            results.append(StartResult(name, shots, rate, found, estimate(found), gain, _mean_curve(curves)))
     return results
+
+
+def _mean_curve(curves: Sequence[Sequence[tuple[int, float]]]) -> tuple[tuple[int, float], ...]:
+    """Mean over the seeds at every moment; the moments are the same for all."""
+    return tuple(
+        (points[0][0], sum(value for _, value in points) / len(points)) for points in zip(*curves, strict=True)
+    )
 
 
 def instinct(
@@ -199,15 +222,3 @@ def _episode_accuracy(features: torch.Tensor, episode: Episode) -> float:
     score = features[query.flatten().to(features.device)]
     found = nearest_class_mean(fit, labels.repeat_interleave(support.shape[1]), score)
     return float((found == labels.repeat_interleave(query.shape[1])).double().mean())
-
-
-def verdict(results: Sequence[StartResult], name: str) -> str:
-    """What the table says of one start against scratch, in words."""
-    lines = []
-    for result in results:
-        if result.start != name or result.gain is None:
-            continue
-        low, high = 100 * result.gain.low, 100 * result.gain.high
-        claim = "better than" if low > 0 else "worse than" if high < 0 else "no difference shown from"
-        lines.append(f"{result.shots} shots: {claim} scratch ({low:+.1f} to {high:+.1f} points, n = {result.gain.n})")
-    return "; ".join(lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import pytest
@@ -13,17 +13,8 @@ from pico import CPU, GROUPS, config, gratings, spec
 
 from gtl.config import FewShotSection, TrainingSection
 from gtl.data.images import ImageSet
-from gtl.errors import DataError
-from gtl.fewshot import (
-    SCRATCH,
-    Start,
-    StartResult,
-    choose_learning_rate,
-    compare_starts,
-    fine_tune,
-    instinct,
-    verdict,
-)
+from gtl.errors import DataError, NovelClassesError
+from gtl.fewshot import SCRATCH, Rates, Start, StartResult, choose_rates, compare_starts, fine_tune, instinct
 from gtl.genotype import Genotype
 from gtl.models import ArchSpec, ConvNet, build
 from gtl.phenotype import newborn
@@ -120,6 +111,13 @@ def test_a_descendant_trains_from_birth_to_the_end(novel: ImageSet, learned: Gen
     assert fine_tune(Nursery(learned), fit, test, section(steps=28), 0.05, 8, CPU) != curve
 
 
+def test_moments_are_only_looked_at(novel: ImageSet, learned: GeneTensors) -> None:
+    few = novel.take_classes([0, 1, 2])
+    looked = fine_tune(Nursery(learned), few, few, section(steps=28), 0.05, 7, CPU)
+    unseen = fine_tune(Nursery(learned), few, few, section(steps=28), 0.05, 7, CPU, moments=())
+    assert unseen == looked[-1:]
+
+
 def test_training_that_diverges_scores_chance(novel: ImageSet) -> None:
     fit, test = novel.take_classes([0, 1, 2, 3]), novel.take_classes([0, 1, 2, 3])
     assert fine_tune(Nursery(), fit, test, section(), 1e9, 1, CPU)[-1] == (12, 0.25)
@@ -129,58 +127,63 @@ def test_training_that_diverges_scores_chance(novel: ImageSet) -> None:
 
 
 def test_the_learning_rate_that_does_best_is_chosen(val: ImageSet, learned: GeneTensors) -> None:
-    for rates in ((1e-9, 0.05), (0.05, 1e-9)):
-        chosen = choose_learning_rate(Nursery(learned), val, 4, section(learning_rates=rates), 1, CPU)
-        assert chosen == 0.05
+    for candidates in ((1e-9, 0.05), (0.05, 1e-9)):
+        few = section(learning_rates=candidates, shots=(4, 7))
+        rates = choose_rates({"it": Nursery(learned)}, val, few, 1, CPU)
+        assert rates == {("it", 4): 0.05, ("it", 7): 0.05}
 
 
 def test_one_candidate_needs_no_choice(val: ImageSet) -> None:
     nursery = Nursery()
-    assert choose_learning_rate(nursery, val, 4, section(learning_rates=(0.3,)), 1, CPU) == 0.3
+    assert choose_rates({"it": nursery}, val, section(learning_rates=(0.3,)), 1, CPU) == {("it", 4): 0.3}
     assert nursery.born == []
 
 
-def darkened(images: ImageSet) -> ImageSet:
-    """The same classes with nothing to see."""
-    return replace(images, images=torch.zeros_like(images.images))
+def test_novel_classes_choose_nothing(novel: ImageSet, learned: GeneTensors) -> None:
+    nursery = Nursery(learned)
+    with pytest.raises(NovelClassesError, match="the choice of learning rates was given the novel classes"):
+        choose_rates({"it": nursery}, novel, section(), 1, CPU)
+    assert nursery.born == [], "refused before anything is trained"
 
 
-def test_the_learning_rate_is_chosen_on_validation_classes_alone(
-    novel: ImageSet, val: ImageSet, learned: GeneTensors
-) -> None:
-    rates = section(learning_rates=(1e-9, 0.05))
-
-    def chosen(novel_: ImageSet, val_: ImageSet | None) -> dict[str, float]:
-        results = compare_starts(starts(learned), novel_, rates, 3, CPU, val=val_)
-        return {result.start: result.learning_rate for result in results}
-
-    seen = chosen(novel, val)
-    assert seen["learngene"] == 0.05
-    assert chosen(darkened(novel), val) == seen, "whatever the novel images are"
-    assert chosen(novel, darkened(val)) != seen, "with blind validation classes all are alike: the first"
-    assert set(chosen(novel, None).values()) == {0.05}, "without any: the middle one"
+def test_the_learning_rate_hangs_on_validation_images_alone(val: ImageSet, learned: GeneTensors) -> None:
+    """It is chosen before novel images are there at all; blind validation classes choose otherwise."""
+    few = section(learning_rates=(1e-9, 0.05))
+    chosen = choose_rates(starts(learned), val, few, 3, CPU)
+    assert chosen == choose_rates(starts(learned), val, few, 3, CPU) and chosen["learngene", 4] == 0.05
+    blind = replace(val, images=torch.zeros_like(val.images))
+    assert choose_rates(starts(learned), blind, few, 3, CPU)["learngene", 4] == 1e-9, "all alike: the first"
 
 
-def test_each_start_has_its_own_rate(novel: ImageSet, val: ImageSet, learned: GeneTensors) -> None:
+def test_each_start_has_its_own_rate(val: ImageSet, learned: GeneTensors) -> None:
     """One knows the validation classes by heart, and loses them in a real step: it had better not learn."""
     expert = build(spec("vgg11", classes=5), 0)
     train(expert, val, TrainingSection(batch_size=20, crop_padding=1), steps=60, seed=1, compute=CPU)
     with torch.no_grad():
         expert.head.weight.mul_(1e4)
         expert.head.bias.mul_(1e4)
-    each: dict[str, Start] = {**starts(learned), "expert": lambda classes, seed: copy.deepcopy(expert)}
-    results = compare_starts(each, novel, section(learning_rates=(0.05, 1e-9)), 3, CPU, val=val)
-    rates = {result.start: result.learning_rate for result in results}
-    assert rates["learngene"] == 0.05 and rates["expert"] == 1e-9
+    each: dict[str, Start] = {"learngene": Nursery(learned), "expert": lambda classes, seed: copy.deepcopy(expert)}
+    rates = choose_rates(each, val, section(learning_rates=(0.05, 1e-9)), 3, CPU)
+    assert rates == {("learngene", 4): 0.05, ("expert", 4): 1e-9}
+
+
+def test_too_few_validation_images_are_refused_by_name(val: ImageSet) -> None:
+    with pytest.raises(DataError, match=r"class 'val-0' has 20 images, 21 are needed"):
+        choose_rates({"it": Nursery()}, val, section(shots=(20,)), 1, CPU)
 
 
 # --- the comparison ------------------------------------------------------------------------------------------------
 
 
+def rates_of(names: Iterable[str], rate: float, *shots: int) -> Rates:
+    return {(name, shot): rate for name in names for shot in shots}
+
+
 @pytest.fixture(scope="module")
-def compared(novel: ImageSet, val: ImageSet, learned: GeneTensors) -> list[StartResult]:
+def compared(novel: ImageSet, learned: GeneTensors) -> list[StartResult]:
     each: Mapping[str, Start] = {**starts(learned), "twin": Nursery()}
-    return compare_starts(each, novel, section(shots=(4, 8), learning_rates=(0.05,)), 3, CPU, val=val)
+    rates = rates_of(each, 0.05, 4, 8) | {("learngene", 8): 0.04}
+    return compare_starts(each, novel, section(shots=(4, 8)), rates, 3, CPU)
 
 
 def test_gains_are_paired_with_scratch(compared: list[StartResult]) -> None:
@@ -195,6 +198,9 @@ def test_gains_are_paired_with_scratch(compared: list[StartResult]) -> None:
         assert of["learngene"].gain == paired_difference(of["learngene"].accuracies, of[SCRATCH].accuracies)
         assert of["learngene"].gain is not None and of["learngene"].gain.mean > 0.1
         assert all(r.accuracy.n == len(r.accuracies) == 3 for r in of.values())
+        assert {name: r.learning_rate for name, r in of.items()} == {
+            SCRATCH: 0.05, "twin": 0.05, "learngene": 0.04 if shots == 8 else 0.05,
+        }  # fmt: skip
 
 
 def test_curves_are_means_over_the_seeds(compared: list[StartResult]) -> None:
@@ -204,30 +210,15 @@ def test_curves_are_means_over_the_seeds(compared: list[StartResult]) -> None:
 
 
 def test_every_seed_has_its_own_newborn_and_images(novel: ImageSet) -> None:
-    nursery = Nursery()
-    (result,) = compare_starts({SCRATCH: nursery}, novel, section(learning_rates=(0.1,)), 3, CPU, val=None)
+    nursery, rates = Nursery(), rates_of([SCRATCH], 0.1, 4)
+    (result,) = compare_starts({SCRATCH: nursery}, novel, section(), rates, 3, CPU)
     assert len(set(nursery.born)) == 3 and {classes for classes, _ in nursery.born} == {5}
     assert len(set(result.accuracies)) > 1
-    again = compare_starts({SCRATCH: Nursery()}, novel, section(learning_rates=(0.1,)), 3, CPU, val=None)
-    assert again == [result]
-    other = compare_starts({SCRATCH: Nursery()}, novel, section(learning_rates=(0.1,)), 4, CPU, val=None)
-    assert other[0].accuracies != result.accuracies
+    assert compare_starts({SCRATCH: Nursery()}, novel, section(), rates, 3, CPU) == [result]
+    (other,) = compare_starts({SCRATCH: Nursery()}, novel, section(), rates, 4, CPU)
+    assert other.accuracies != result.accuracies
 
 
 def test_too_few_images_are_refused_by_name(novel: ImageSet) -> None:
     with pytest.raises(DataError, match=r"class 'novel-0' has 20 images, 21 are needed"):
-        compare_starts({SCRATCH: Nursery()}, novel, section(shots=(11,)), 3, CPU, val=None)
-
-
-def test_the_verdict_says_what_was_shown(compared: list[StartResult]) -> None:
-    twin = verdict(compared, "twin")
-    assert twin.count("no difference shown from scratch (+0.0 to +0.0 points, n = 3)") == 2
-    assert verdict(compared, SCRATCH) == ""
-
-    def judged(low: float, high: float) -> str:
-        gain = Estimate((low + high) / 2, low, high, 5)
-        return verdict([replace(compared[1], start="x", shots=20, gain=gain)], "x")
-
-    assert judged(0.01, 0.05) == "20 shots: better than scratch (+1.0 to +5.0 points, n = 5)"
-    assert judged(-0.05, -0.01) == "20 shots: worse than scratch (-5.0 to -1.0 points, n = 5)"
-    assert judged(-0.01, 0.05) == "20 shots: no difference shown from scratch (-1.0 to +5.0 points, n = 5)"
+        compare_starts({SCRATCH: Nursery()}, novel, section(shots=(11,)), rates_of([SCRATCH], 0.1, 11), 3, CPU)

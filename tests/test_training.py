@@ -169,6 +169,14 @@ def test_an_update_scale_of_zero_holds_weights_exactly(images: ImageSet) -> None
     assert not torch.equal(after["conv1.norm.running_mean"], before["conv1.norm.running_mean"])
 
 
+def test_what_is_held_stays_even_where_the_rest_diverges(images: ImageSet) -> None:
+    name = "conv2.conv.weight"
+    before = build(spec(), 1).state_dict()[name].clone()
+    wild = RECIPE.model_copy(update={"learning_rate": 1e9})
+    network, result = trained(images, recipe=wild, update_scale={name: torch.zeros(1)})
+    assert not result.finite and torch.equal(network.state_dict()[name], before)
+
+
 def test_an_update_scale_scales_the_update(images: ImageSet) -> None:
     before = {name: t.clone() for name, t in build(spec(), 1).state_dict().items()}
     name = "conv5.conv.weight"

@@ -18,10 +18,10 @@ def demo(
 ) -> None:
     """Evolve a learngene on rendered characters, give it to descendants, show what it is worth."""
     from gtl import engine
-    from gtl.measure import measure
     from gtl.cli.live import watching
     from gtl.config_file import load_config
-    from gtl.report.run import write_evidence, write_run_pictures
+    from gtl.measure import measure
+    from gtl.report.run import FEWSHOT, write_evidence, write_run_pictures
     from gtl.report.table import render_starts
 
     settled = load_config(config)
@@ -30,15 +30,17 @@ def demo(
     with watching(json_mode=False) as observer:
         result = engine.evolve(settled, out, observer=observer)
     pictures = write_run_pictures(result.run)
-    for title, source in (
-        ("2. Give it to descendants that learn characters nobody has seen.", settled.data.source),
-        ("3. And to descendants that learn real handwritten digits.", "digits"),
-    ):
+    console.print("2. Train the networks that it is compared with, on as many images as it cost.")
+    sources = (settled.data.source, "digits")
+    titles = (
+        "3. Give it to descendants that learn characters nobody has seen.",
+        "4. And to descendants that learn real handwritten digits.",
+    )
+    for title, source, evidence in zip(titles, sources, measure(result.learngene, sources), strict=True):
         console.print(title)
-        evidence = measure(result.learngene, data=source, data_root=None, say=lambda text: None)
         document = {"command": "gtl demo", **evidence.to_json()}
         console.print(render_starts(document))
-        pictures += write_evidence(result.run / f"fewshot-{source}", document)
+        pictures += write_evidence(result.run / f"{FEWSHOT}{source}", document)
     say("pictures and tables:")
     for path in pictures:
         say(f"  {path}")

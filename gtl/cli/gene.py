@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -103,28 +102,33 @@ def fewshot(
     seeds: Annotated[int | None, typer.Option(min=2, help="Repetitions.")] = None,
     starts: Annotated[str, typer.Option(help="Which starts to compare, comma-separated.")] = "",
     data_root: DataRoot = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for evidence.json, table and picture.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for evidence and pictures; a run keeps them in itself.")
+    ] = None,
     json_: JsonFlag = False,
 ) -> None:
     """What a learngene is worth: descendants from several starts, same images and budget, on novel classes."""
+    from gtl.learngene.evidence import STARTS
     from gtl.measure import measure
+    from gtl.report.card import shown_command
+    from gtl.report.run import FEWSHOT, write_evidence
     from gtl.report.table import render_starts
 
     gene = load_gene(learngene)
-    command = "gtl " + shlex.join(sys.argv[1:])
-    evidence = measure(
+    command = shown_command(["gtl", *sys.argv[1:]])
+    (evidence,) = measure(
         gene,
-        data=data,
+        data,
         shots=[int(item) for item in _split(shots, "--shots")],
         seeds=seeds,
-        starts=_split(starts, "--starts"),
+        starts=_split(starts, "--starts") or STARTS,
         data_root=data_root or _root_of_run(learngene),
         say=say,
     )
     document: dict[str, Any] = {"command": command, **evidence.to_json()}
+    if out is None and learngene.is_dir():
+        out = learngene / f"{FEWSHOT}{evidence.data['source']}"
     if out is not None:
-        from gtl.report.run import write_evidence
-
         say("wrote " + ", ".join(str(path) for path in write_evidence(out, document)))
     if json_:
         print_json(document)

@@ -67,20 +67,15 @@ def export(
     out: Annotated[Path, typer.Argument(help="Learngene file to write (.safetensors).")],
     json_: JsonFlag = False,
 ) -> None:
-    """Write the learngene of a finished run to a file, with a card beside it."""
-    from gtl.learngene.artifact import Learngene
-    from gtl.population.run import LEARNGENE
-    from gtl.report.card import write_card
+    """Write the learngene of a finished run to a file, with its evidence, and a card and pictures beside it."""
+    from gtl.report.run import export_run
 
-    learngene = Learngene.load(run / LEARNGENE)
-    learngene.save(out)
-    card = write_card(learngene, out)
+    gene, card, pictures = export_run(run, out)
     if json_:
-        print_json(
-            {"learngene": str(out), "card": str(card), "digest": learngene.digest, "shares": dict(learngene.shares)}
-        )
+        written = {"learngene": str(out), "card": str(card), "pictures": [str(path) for path in pictures]}
+        print_json({**written, "digest": gene.digest, "shares": dict(gene.shares)})
     else:
-        print(f"{out}: {learngene.shares['circuit']:.1%} of the convolution parameters; card in {card}")
+        print(f"{out}: {gene.shares['circuit']:.1%} of the convolution parameters; card in {card}")
 
 
 COMMANDS: tuple[Callable[..., None], ...] = (evolve, resume, status, export)

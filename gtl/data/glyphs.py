@@ -191,7 +191,12 @@ def _wobble(image: Image.Image, generator: np.random.Generator) -> Image.Image:
     for row in range(cells):
         for column in range(cells):
             box = (int(edges[column]), int(edges[row]), int(edges[column + 1]), int(edges[row + 1]))
-            around = (corners[row, column], corners[row + 1, column], corners[row + 1, column + 1], corners[row, column + 1])
+            around = (
+                corners[row, column],
+                corners[row + 1, column],
+                corners[row + 1, column + 1],
+                corners[row, column + 1],
+            )
             mesh.append((box, tuple(float(value) for corner in around for value in corner)))
     return image.transform(image.size, Image.Transform.MESH, mesh, Image.Resampling.BILINEAR)
 

@@ -8,11 +8,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from gtl.config import Config
-from gtl.data.images import Splits
 from gtl.data.request import DataRequest
 from gtl.data.sources import load
 from gtl.errors import DataError, LearngeneError
-from gtl.fewshot import SCRATCH, Advance, InstinctResult, Start, StartResult, compare_starts, instinct
+from gtl.fewshot import (
+    SCRATCH,
+    Advance,
+    InstinctResult,
+    Rates,
+    Start,
+    StartResult,
+    choose_rates,
+    compare_starts,
+    instinct,
+)
 from gtl.learngene.artifact import Learngene
 from gtl.learngene.baselines import best_one_shot, gene_start, pretrained_tensors, scratch_start
 from gtl.life import World
@@ -95,42 +104,54 @@ def make_starts(
     return starts, about
 
 
-def gather_evidence(
-    learngene: Learngene,
-    world: World,
-    request: DataRequest,
-    *,
-    names: Sequence[str] = STARTS,
-    advance: Advance = lambda message: None,
-) -> Evidence:
-    """Compare starts on the novel classes of a source.
+@dataclass(frozen=True)
+class Bench:
+    """Starts made ready to be compared: references trained, learning rates chosen, before any novel image is loaded.
 
-    Args:
-        learngene: the gene.
-        world: of the configuration that it was evolved with; references and learning rates come from its train and
-            validation classes, never from the novel ones.
-        request: the source whose novel classes are the test.
-
-    Raises:
-        DataError: the source has no novel classes, or too few images for the protocol.
+    Attributes:
+        world: of the configuration that the gene was evolved with; references and rates come from its train and
+            validation classes.
+        starts, about: as `make_starts` returns them.
+        rates: learning rate of every start and number of shots.
+        images: training images that the learngene cost.
     """
-    splits: Splits = load(request, ("novel",))
-    novel = splits["novel"]
-    section = world.config.fewshot
-    starts, about = make_starts(learngene, world, names, advance)
-    seed = derive(world.config.seed, "fewshot", request.source)
-    n_way, shot = min(5, novel.n_classes), max(1, min(5, min(novel.class_counts.values()) // 2))
-    query = min(15, min(novel.class_counts.values()) - shot)
-    instincts = instinct(
-        starts,
-        novel,
-        n_way=n_way,
-        n_shot=shot,
-        n_query=query,
-        episodes=INSTINCT_EPISODES,
-        seed=seed,
-        compute=world.compute,
-    )
-    results = compare_starts(starts, novel, section, seed, world.compute, val=world.val, advance=advance)
-    data = {"source": request.source, "classes": splits.digest}
-    return Evidence(data, results, instincts, about, int(learngene.provenance["images"]["total"]))
+
+    world: World
+    starts: dict[str, Start]
+    about: dict[str, dict[str, Any]]
+    rates: Rates
+    images: int
+
+    @classmethod
+    def prepare(cls, learngene: Learngene, world: World, names: Sequence[str], advance: Advance) -> Bench:
+        """Train what must be trained and choose what must be chosen, on train and validation classes."""
+        starts, about = make_starts(learngene, world, names, advance)
+        seed = derive(world.config.seed, "fewshot")
+        rates = choose_rates(starts, world.val, world.config.fewshot, seed, world.compute, advance=advance)
+        return cls(world, starts, about, rates, int(learngene.provenance["images"]["total"]))
+
+    def evidence(self, request: DataRequest, advance: Advance) -> Evidence:
+        """Compare the starts on the novel classes of a source.
+
+        Raises:
+            DataError: the source has no novel classes, or too few images for the protocol.
+        """
+        splits = load(request, ("novel",))
+        novel, section, compute = splits["novel"], self.world.config.fewshot, self.world.compute
+        seed = derive(self.world.config.seed, "fewshot", request.source)
+        smallest = min(novel.class_counts.values())
+        n_shot = max(1, min(5, smallest // 2))
+        instincts = instinct(
+            self.starts,
+            novel,
+            n_way=min(5, novel.n_classes),
+            n_shot=n_shot,
+            n_query=max(1, min(15, smallest - n_shot)),
+            episodes=INSTINCT_EPISODES,
+            seed=seed,
+            compute=compute,
+        )
+        results = compare_starts(self.starts, novel, section, self.rates, seed, compute, advance=advance)
+        return Evidence(
+            {"source": request.source, "classes": splits.digest}, results, instincts, self.about, self.images
+        )

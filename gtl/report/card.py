@@ -20,6 +20,7 @@ from gtl.report.provenance import Record, facts, making
 from gtl.report.table import markdown_starts, plain, shots_text
 
 CARD = "CARD.md"
+LEARNGENE = "learngene"  # the stem of the file in a folder of its own, as under populations/
 CAPTIONS = {
     "evolution": "Accuracy on validation classes and size of the genes, generation by generation. Lines: whole networks "
     "under the same critic, with random and with pre-trained weights.",
@@ -96,7 +97,9 @@ def write_card(
     license_id: str = "unknown",
     overwrite: bool = False,
 ) -> Path:
-    """Write ``CARD.md`` beside the learngene file `out`; returns its path. An equal card is left as it is.
+    """Write the card beside the learngene file `out`; returns its path. An equal card is left as it is.
+
+    It is ``CARD.md`` beside ``learngene.safetensors``, otherwise ``NAME.md`` beside ``NAME.safetensors``.
 
     Args:
         figures: by default the pictures with well-known names (``evolution.png``, ``descendants*.png``, ...) there.
@@ -104,7 +107,7 @@ def write_card(
     Raises:
         StorageError: another card is there and `overwrite` is False (people edit cards), or the disk refused.
     """
-    path = out.parent / CARD
+    path = out.parent / CARD if out.stem == LEARNGENE else out.with_suffix(".md")
     if figures is None:
         figures = [path.name for stem in CAPTIONS for path in sorted(out.parent.glob(f"{stem}*.png"))]
     text = card_markdown(learngene, results=results, figures=figures, command=command, license_id=license_id)
@@ -256,7 +259,7 @@ def _loading(learngene: Learngene, record: Record) -> str:
 
 def _figure(name: str) -> str:
     stem = Path(name).stem
-    caption = next((text for key, text in CAPTIONS.items() if stem.startswith(key)), plain(stem))
+    caption = next((text for key, text in CAPTIONS.items() if key in stem), plain(stem))
     return f"![{caption}]({re.sub(r'[^A-Za-z0-9._/-]', lambda m: f'%{ord(m[0]):02X}', name)})"
 
 

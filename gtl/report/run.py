@@ -16,6 +16,7 @@ from gtl.population.store import RunStore
 from gtl.report.table import markdown_starts
 
 EVIDENCE = "evidence.json"
+FEWSHOT = "fewshot-"  # folders of a run that hold evidence, by data source
 
 
 def write_run_pictures(run: Path) -> list[Path]:
@@ -47,7 +48,8 @@ def write_run_pictures(run: Path) -> list[Path]:
 
 
 def write_evidence(folder: Path, document: Mapping[str, Any]) -> list[Path]:
-    """Write an evidence document into a folder (made if absent): ``evidence.json``, ``evidence.md``, ``descendants.png``.
+    """Write an evidence document into a folder (made if absent): ``evidence.json``, ``evidence.md``, ``descendants.png``
+    and ``curves.png``.
 
     Raises:
         StorageError: the disk refused.
@@ -62,7 +64,47 @@ def write_evidence(folder: Path, document: Mapping[str, Any]) -> list[Path]:
     storage.publish(written[0], json.dumps(document, indent=2, allow_nan=False).encode() + b"\n", overwrite=True)
     storage.publish(written[1], markdown_starts(document).encode(), overwrite=True)
     figures.save(figures.descendants_figure(document["descendants"], document["starts"]), written[2])
+    shots = max(row["shots"] for row in document["descendants"])
+    curves = {
+        row["start"]: row["curve"] for row in document["descendants"] if row["shots"] == shots and row.get("curve")
+    }
+    if curves:
+        written.append(folder / "curves.png")
+        title = f"Descendants while they learn, {shots} images a class"
+        figures.save(figures.curves_figure(curves, title=title), written[-1])
     return written
+
+
+def export_run(run: Path, out: Path) -> tuple[Learngene, Path, list[Path]]:
+    """Write a finished run's learngene with its evidence to `out`, and beside it its pictures and its card.
+
+    Returns:
+        The learngene as written, the card, the pictures.
+
+    Raises:
+        LearngeneError: the run is not finished.
+        StorageError: something else is there already under one of the names, or the disk refused.
+    """
+    from gtl.report.card import LEARNGENE as OWN_FOLDER
+    from gtl.report.card import write_card
+
+    gene = Learngene.load(run / LEARNGENE).with_evidence(read_evidence(run))
+    prefix = "" if out.stem == OWN_FOLDER else f"{out.stem}-"
+    sources = [path for path in (run / "evolution.png", run / "channels.png") if path.exists()]
+    pictures = {out.parent / f"{prefix}{path.name}": path for path in sources}
+    for path in sorted(run.glob("*/descendants.png")):
+        pictures[out.parent / f"{prefix}descendants-{path.parent.name.removeprefix(FEWSHOT)}.png"] = path
+    gene.save(out)
+    for target, source in pictures.items():
+        data = source.read_bytes()
+        if storage.read_bytes(target) == data:
+            continue
+        try:
+            storage.publish(target, data)
+        except FileExistsError:
+            raise StorageError(f"{target} is there already and is another picture; move it away") from None
+    card = write_card(gene, out, figures=[target.name for target in pictures])
+    return gene, card, list(pictures)
 
 
 def read_evidence(run: Path) -> list[dict[str, Any]]:

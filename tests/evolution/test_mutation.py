@@ -115,6 +115,17 @@ def test_rates_are_kept() -> None:
         assert within_binomial(sum(child != parent for child in children), trials, rate)
 
 
+def test_gains_and_losses_are_drawn_apart() -> None:
+    """With one channel each, a group grows when it gains and does not lose: rate * (1 - rate); shrinks as often."""
+    layout, rates = uneven(low=8, high=16), MutationSection(**{**STILL, "add": 0.3, "drop": 0.3}, strength=0.01)
+    parent, change = halves(layout), []
+    for number in range(300):
+        (child,) = mutate(parent, np.random.default_rng(number), layout=layout, rates=rates, size=FREE)
+        change += [len(child[group]) - len(parent[group]) for group in layout.groups]
+    assert set(change) == {-1, 0, 1}
+    assert all(within_binomial(change.count(sign), len(change), 0.3 * 0.7) for sign in (-1, 1))
+
+
 def test_rates_of_zero_change_nothing_and_of_one_everything() -> None:
     layout = uneven(low=8, high=16)
     parent = halves(layout)
