@@ -28,7 +28,7 @@ Rates = dict[tuple[str, int], float]  # (start, shots) -> learning rate
 
 SCRATCH = "scratch"
 SELECTION_SEEDS = 2  # draws of validation images that a learning rate is chosen on
-CURVE = (1 / 16, 1 / 8, 1 / 4, 1 / 2)  # shares of the training after which accuracy is measured
+CURVE = (1 / 8, 1 / 3)  # shares of the training after which accuracy is measured
 
 
 @dataclass(frozen=True)

@@ -94,14 +94,16 @@ def run_status(run: Path) -> dict[str, Any]:
     logbook = [] if latest is None else latest[1]["logbook"]
     finished = (run / LEARNGENE).exists()
     generation = None if latest is None else latest[0]
-    state = "finished" if finished else "founding" if generation is None else f"generation {generation} of {last}"
+    ancestor = read_record(run / "ancestor.json")
+    founding = f"founding, ancestor at step {ancestor['step']}" if "step" in ancestor else "founding"
+    state = "finished" if finished else founding if generation is None else f"generation {generation} of {last}"
     return {
         "name": config.name,
         "state": state,
         "finished": finished,
         "generation": generation,
         "generations": last,
-        "reference": read_record(run / "ancestor.json").get("reference", {}),
+        "reference": ancestor.get("reference", {}),
         "learngene": str(run / LEARNGENE) if finished else None,
         "logbook": logbook,
     }

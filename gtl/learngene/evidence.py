@@ -41,6 +41,7 @@ class Evidence:
         instincts: untrained newborns, one entry per start.
         starts: what each start inherits, in words and numbers.
         images: training images behind the pretrained and the evolved starts.
+        protocol: how every descendant was trained and tested; versions; seed.
     """
 
     data: dict[str, str]
@@ -48,12 +49,14 @@ class Evidence:
     instincts: list[InstinctResult]
     starts: dict[str, dict[str, Any]]
     images: int
+    protocol: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
         """Plain form: one JSON document."""
         return {
             "data": self.data,
             "images": self.images,
+            "protocol": self.protocol,
             "starts": self.starts,
             "descendants": [result.to_json() for result in self.results],
             "instinct": [result.to_json() for result in self.instincts],
@@ -152,6 +155,17 @@ class Bench:
             compute=compute,
         )
         results = compare_starts(self.starts, novel, section, self.rates, seed, compute, advance=advance)
-        return Evidence(
-            {"source": request.source, "classes": splits.digest}, results, instincts, self.about, self.images
-        )
+        data = {"source": request.source, "classes": splits.digest}
+        return Evidence(data, results, instincts, self.about, self.images, self._protocol())
+
+    def _protocol(self) -> dict[str, Any]:
+        section = self.world.config.fewshot
+        return {
+            "steps": section.steps,
+            "batch_size": section.training.batch_size,
+            "test_images": section.test_images,
+            "seeds": section.seeds,
+            "learning_rates": list(section.learning_rates),
+            "seed": self.world.config.seed,
+            "versions": versions(self.world.compute.device),
+        }

@@ -113,7 +113,7 @@ def render_starts(document: Row) -> Group:
     shots = ", ".join(shots_text(count) for count in sorted({result["shots"] for result in results}))
     title = f"descendants on novel classes of {document['data']['source']}: {shots}"
     parts: list[Any] = [rich_table(starts_table(results, document["starts"]), title=title)]
-    parts += [Text(line, style="dim") for line in (READING, *claims(results))]
+    parts += [Text(line, style="dim") for line in (READING + protocol_text(document), *claims(results))]
     if document.get("instinct"):
         parts.append(rich_table(instinct_table(document["instinct"]), title="newborns, untrained: nearest class mean"))
     return Group(*parts)
@@ -123,6 +123,15 @@ READING = (
     "accuracy: mean ± half of the 95 % interval over n seeds; gain: over scratch with its 95 % interval, paired by seed; "
     "rate: learning rate, chosen on validation classes; images: training images behind the start"
 )
+
+
+def protocol_text(document: Row) -> str:
+    """How long descendants were trained, the same for every start, as the end of a sentence."""
+    protocol = document.get("protocol")
+    if not protocol:
+        return ""
+    steps, batch, test = (int(protocol[key]) for key in ("steps", "batch_size", "test_images"))
+    return f"; every descendant trained for {steps} steps of at most {batch} images, and was tested on {test} images a class"
 
 
 def rich_table(rows: Sequence[Mapping[str, str]], *, title: str = "") -> Table:
@@ -140,7 +149,7 @@ def markdown_starts(document: Row) -> str:
     """An evidence document as Markdown: the tables, how to read them, and what they allow to say."""
     parts = [
         markdown_table(starts_table(document["descendants"], document["starts"])),
-        f"{READING[0].upper()}{READING[1:]}.",
+        f"{READING[0].upper()}{READING[1:]}{protocol_text(document)}.",
     ]
     parts.append("\n".join(f"* {plain(line)}." for line in claims(document["descendants"])))
     if document.get("instinct"):

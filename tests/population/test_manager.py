@@ -47,9 +47,8 @@ def fate(job: Job) -> Outcome:
     genes = [parent.gene for parent in job.parents]
     gene = genes[0] if unchanged else digest(job.genotype.to_json(), genes, job.seed if job.lives else "")
     fitness = int(digest(gene, job.critic_seed), 16) % 7 / 10
-    return Outcome(
-        job.individual, gene, Evaluation(Status.OK, fitness, {}, images=100 if job.lives else 0, seconds=0.5)
-    )
+    seconds = int(digest(job.individual), 16) % 997 / 331  # sums of such numbers hang on their order
+    return Outcome(job.individual, gene, Evaluation(Status.OK, fitness, {}, 100 if job.lives else 0, seconds))
 
 
 def failing(names: Iterable[str], reason: str = "loss nan") -> Fate:
@@ -222,6 +221,8 @@ def test_search_generations_have_no_lives_and_cut_the_ancestor() -> None:
             assert job.lives is (phases[-1] == "lives")
             if phases[-1] == "search":
                 assert [parent.gene for parent in job.parents] == [ANCESTOR]
+        litters = Counter(i.litter for i in each.population if i.generation == each.generation)
+        assert max(litters.values()) == (2 if phases[-1] == "lives" else 1), "siblings that do not live are one"
     assert phases == ["founding", "search", "search", "lives", "lives", "lives"]
 
 
