@@ -26,6 +26,7 @@ from gtl.learngene.artifact import Learngene
 from gtl.learngene.baselines import best_one_shot, gene_start, pretrained_tensors, scratch_start
 from gtl.life import World
 from gtl.seeds import derive
+from gtl.versions import versions
 
 STARTS = (SCRATCH, "pretrained", "one-shot", "learngene")
 INSTINCT_EPISODES = 400
