@@ -13,7 +13,12 @@ PACKAGES = ("torch", "numpy", "deap", "safetensors")
 
 
 def versions(device: torch.device) -> dict[str, str]:
-    """Name -> version, with the Python version and the kind of device."""
+    """Name -> version, with the Python version and what computes (on a CPU also with how many threads)."""
     found = {"gtl": __version__, "python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-    found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {platform.machine()}"
+    found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu()
     return found
+
+
+def _cpu() -> str:
+    """What the last bits of a result on a CPU depend on."""
+    return f"cpu {platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"

@@ -65,12 +65,15 @@ def status(run: RunPath, json_: JsonFlag = False) -> None:
 def export(
     run: RunPath,
     out: Annotated[Path, typer.Argument(help="Learngene file to write (.safetensors).")],
+    license_: Annotated[
+        str, typer.Option("--license", help="Licence of the weights, as model hubs spell it, for the card.")
+    ] = "unknown",
     json_: JsonFlag = False,
 ) -> None:
     """Write the learngene of a finished run to a file, with its evidence, and a card and pictures beside it."""
     from gtl.report.run import export_run
 
-    gene, card, pictures = export_run(run, out)
+    gene, card, pictures = export_run(run, out, license_id=license_)
     if json_:
         written = {"learngene": str(out), "card": str(card), "pictures": [str(path) for path in pictures]}
         print_json({**written, "digest": gene.digest, "shares": dict(gene.shares)})

@@ -1,8 +1,11 @@
-"""The DEAP toolbox of a run, and DEAP's records: statistics, logbook, hall of fame."""
+"""The DEAP toolbox of a run, and DEAP's records: statistics, hall of fame.
+
+A run's logbook is a plain list of records: DEAP's Logbook moves nested ones into chapters, which JSON does not carry.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from deap import base, tools
@@ -72,11 +75,3 @@ class _Entry:
     def __init__(self, individual: Individual) -> None:
         self.individual = individual
         self.fitness = ScoreFitness((individual.score,))
-
-
-def read_logbook(rows: Sequence[Mapping[str, Any]]) -> tools.Logbook:
-    """A DEAP Logbook from its plain rows."""
-    logbook = tools.Logbook()
-    for row in rows:
-        logbook.record(**row)
-    return logbook

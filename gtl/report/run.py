@@ -75,7 +75,7 @@ def write_evidence(folder: Path, document: Mapping[str, Any]) -> list[Path]:
     return written
 
 
-def export_run(run: Path, out: Path) -> tuple[Learngene, Path, list[Path]]:
+def export_run(run: Path, out: Path, *, license_id: str = "unknown") -> tuple[Learngene, Path, list[Path]]:
     """Write a finished run's learngene with its evidence to `out`, and beside it its pictures and its card.
 
     Returns:
@@ -103,7 +103,7 @@ def export_run(run: Path, out: Path) -> tuple[Learngene, Path, list[Path]]:
             storage.publish(target, data)
         except FileExistsError:
             raise StorageError(f"{target} is there already and is another picture; move it away") from None
-    card = write_card(gene, out, figures=[target.name for target in pictures])
+    card = write_card(gene, out, figures=[target.name for target in pictures], license_id=license_id)
     return gene, card, list(pictures)
 
 

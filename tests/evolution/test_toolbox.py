@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pico import GROUPS, config, individual, random_genotype
 
-from gtl.evolution.toolbox import HALL_SIZE, HallOfFame, generation_statistics, make_toolbox, read_logbook
+from gtl.evolution.toolbox import HALL_SIZE, HallOfFame, generation_statistics, make_toolbox
 from gtl.models import gene_layout
 
 LAYOUT = gene_layout("vgg11", dict.fromkeys(GROUPS["vgg11"], 6))
@@ -88,10 +88,3 @@ def test_a_hall_goes_on_as_it_was_even_with_ties() -> None:
         each.update([individual("e", 0.5), individual("f", 0.7)])
         each.update([individual("g", 0.6)])
     assert [i.id for i in restored.individuals] == [i.id for i in hall.individuals]
-
-
-def test_the_logbook_is_deaps() -> None:
-    rows = [{"generation": n, "fitness": {"mean": 0.1 * n}} for n in range(3)]
-    logbook = read_logbook(rows)
-    assert logbook.select("generation") == [0, 1, 2] and len(logbook) == 3
-    assert read_logbook([]) == []
