@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gtl.engine import Result, evolve, resume
     from gtl.learngene.artifact import Learngene
     from gtl.learngene.inherit import InheritReport, inherit
-    from gtl.measure import measure
+    from gtl.measurement import measure
 
 __all__ = ["InheritReport", "Learngene", "Result", "__version__", "evolve", "inherit", "measure", "models", "resume"]
 
@@ -30,7 +30,7 @@ _WHERE = {
     "Learngene": "gtl.learngene.artifact",
     "inherit": "gtl.learngene.inherit",
     "InheritReport": "gtl.learngene.inherit",
-    "measure": "gtl.measure",
+    "measure": "gtl.measurement",
 }
 
 

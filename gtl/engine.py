@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gtl.config import Config
-from gtl.config_file import config_hash, dump_config, load_config, parse_config
+from gtl.config_file import config_hash, dump_config, load_config
 from gtl.individual import Outcome
 from gtl.learngene.artifact import Learngene
 from gtl.life import World
@@ -20,7 +20,7 @@ from gtl.population.evaluator import InProcessEvaluator
 from gtl.population.founding import found
 from gtl.population.manager import Manager
 from gtl.population.observer import Observer
-from gtl.population.run import extended, next_run, publish_learngene, read_lineage
+from gtl.population.run import extended, next_run, publish_learngene, read_config, read_lineage
 from gtl.population.store import RunStore
 from gtl.versions import versions
 from gtl.world import make_world
@@ -80,7 +80,7 @@ def resume(run: str | Path, *, generations: int | None = None, observer: Observe
         generations: extend the run to this many generations with lives.
     """
     store = RunStore.open(Path(run))
-    config = parse_config((store.path / "config.yaml").read_text("utf-8"), str(store.path / "config.yaml"))
+    config = read_config(store.path)
     store.check_config(config_hash(config))
     world = make_world(extended(config, store.path, generations))
     for change in store.version_changes(versions(world.compute.device)):

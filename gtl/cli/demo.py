@@ -20,7 +20,7 @@ def demo(
     from gtl import engine
     from gtl.cli.live import watching
     from gtl.config_file import load_config
-    from gtl.measure import measure
+    from gtl.measurement import measure
     from gtl.report.run import FEWSHOT, write_evidence, write_run_pictures
     from gtl.report.table import render_starts
 

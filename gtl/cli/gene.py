@@ -109,7 +109,7 @@ def fewshot(
 ) -> None:
     """What a learngene is worth: descendants from several starts, same images and budget, on novel classes."""
     from gtl.learngene.evidence import STARTS
-    from gtl.measure import measure
+    from gtl.measurement import measure
     from gtl.report.card import shown_command
     from gtl.report.run import FEWSHOT, write_evidence
     from gtl.report.table import render_starts
@@ -167,10 +167,7 @@ def _split(text: str, option: str) -> list[str]:
 
 def _root_of_run(path: Path) -> Path | None:
     """The data root that a run's own configuration names, so that a run directory needs no --data-root."""
-    from gtl.config_file import parse_config
+    from gtl.population.run import read_config
 
-    config = path / "config.yaml"
-    if not path.is_dir() or not config.exists():
-        return None
-    root = parse_config(config.read_text("utf-8"), str(config)).data.root
+    root = read_config(path).data.root if path.is_dir() else None
     return None if root is None else Path(root)

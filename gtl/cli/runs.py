@@ -86,17 +86,18 @@ COMMANDS: tuple[Callable[..., None], ...] = (evolve, resume, status, export)
 
 def run_status(run: Path) -> dict[str, Any]:
     """State of a run as plain values: its configuration's name, last whole generation, logbook, learngene if finished."""
-    from gtl.config_file import parse_config
-    from gtl.population.run import LEARNGENE, extended, read_record
+    from gtl.learngene.artifact import Learngene
+    from gtl.population.run import LEARNGENE, extended, read_config, read_record
     from gtl.population.store import RunStore
 
     store = RunStore.open(run)
-    config = extended(parse_config((run / "config.yaml").read_text("utf-8"), str(run / "config.yaml")), run, None)
+    config = extended(read_config(run), run, None)
     latest = store.latest()
     last = config.evolution.search_generations + config.evolution.generations
     logbook = [] if latest is None else latest[1]["logbook"]
-    finished = (run / LEARNGENE).exists()
     generation = None if latest is None else latest[0]
+    gene = Learngene.load(run / LEARNGENE) if (run / LEARNGENE).exists() else None
+    finished = gene is not None and gene.provenance["generations"] == generation  # not while an extension is running
     ancestor = read_record(run / "ancestor.json")
     founding = f"founding, ancestor at step {ancestor['step']}" if "step" in ancestor else "founding"
     state = "finished" if finished else founding if generation is None else f"generation {generation} of {last}"
@@ -107,7 +108,7 @@ def run_status(run: Path) -> dict[str, Any]:
         "generation": generation,
         "generations": last,
         "reference": ancestor.get("reference", {}),
-        "learngene": str(run / LEARNGENE) if finished else None,
+        "learngene": None if gene is None else str(run / LEARNGENE),
         "logbook": logbook,
     }
 

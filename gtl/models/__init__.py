@@ -10,7 +10,7 @@ import torch
 from gtl.errors import ConfigError
 from gtl.layout import ChannelLayout
 from gtl.models import resnet, vgg
-from gtl.models.base import ArchSpec, ConvNet
+from gtl.models.base import MAX_WIDTH, ArchSpec, ConvNet
 from gtl.models.resnet import ResNet12
 from gtl.models.vgg import VGG11
 
@@ -60,6 +60,8 @@ def spec_of(arch: str, *, num_classes: int, width: float = 1.0, family: str = "6
         raise ConfigError(f"{arch} has no width family {family!r}; it has {', '.join(families)}")
     if not 0 < width <= 16:
         raise ConfigError(f"width multiplier {width} is outside (0, 16]")
+    if not 1 <= num_classes <= MAX_WIDTH:
+        raise ConfigError(f"num_classes {num_classes} is outside 1..{MAX_WIDTH}")
     widths = tuple((group, max(1, round(base * width))) for group, base in families[family].items())
     return ArchSpec(arch, widths, num_classes)
 

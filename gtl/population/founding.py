@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from gtl.critic import Gene, criticise, draw_tasks
+from gtl.errors import RunError
 from gtl.evolution.mutation import Ranking
 from gtl.learngene.founders import Saved, ancestor_steps, ancestor_tensors
 from gtl.learngene.oneshot import METHODS, channel_scores
@@ -51,9 +52,12 @@ def found(world: World, store: RunStore, say: Callable[[str], None]) -> Ancestor
         began = time.perf_counter()
         saved = None
         if "progress" in record:
-            saved = Saved(int(record["step"]), store.blobs.get(record["progress"]))
-            say(f"ancestor: going on from step {saved.step} of {steps}")
-        else:
+            try:
+                saved = Saved(int(record["step"]), store.blobs.get(record["progress"]))
+                say(f"ancestor: going on from step {saved.step} of {steps}")
+            except RunError as error:
+                say(f"ancestor: its saved training cannot be used ({error}); training it again from the start")
+        if saved is None:
             say(f"ancestor: {steps} steps of {world.config.founders.training.batch_size} images")
 
         def save(progress: Saved) -> None:

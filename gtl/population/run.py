@@ -8,6 +8,7 @@ from typing import Any
 
 from gtl import storage
 from gtl.config import Config
+from gtl.config_file import parse_config
 from gtl.errors import RunError
 from gtl.learngene.artifact import Learngene
 from gtl.lineage import Lineage
@@ -23,6 +24,21 @@ def next_run(name: str) -> Path:
     runs = POPULATIONS / name / "runs"
     taken = [int(path.name) for path in runs.glob("[0-9]*") if path.name.isdigit()]
     return runs / f"{max(taken, default=0) + 1:03d}"
+
+
+def read_config(run: Path) -> Config:
+    """The configuration that a run was made with, as it lies in its directory.
+
+    Raises:
+        RunError: the file is not there or not readable.
+        ConfigError: it is not a configuration.
+    """
+    path = run / "config.yaml"
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} cannot be read ({error}); restore it from a backup, or start a new run") from None
+    return parse_config(text, str(path))
 
 
 def read_record(path: Path) -> dict[str, Any]:
