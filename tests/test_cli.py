@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gtl import models
+from gtl import engine, models
 from gtl.cli import main
 from gtl.learngene.artifact import Learngene
+from gtl.population.manager import Manager
+from gtl.population.observer import Observer
 
 CONFIG = """
 name: tiny
@@ -114,6 +117,25 @@ def test_resume_extends_and_keeps_the_older_gene(
     older = Learngene.load(out / "learngene-000002.safetensors")
     assert older.digest == Learngene.load(run / "learngene.safetensors").digest
     assert gtl(monkeypatch, "resume", out, "--generations", 1) == 2
+
+
+def test_an_extension_that_is_under_way_is_not_finished(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    longer = Path(shutil.copytree(run, tmp_path / "run"))
+
+    class StoppedError(Exception):
+        pass
+
+    class Stop(Observer):
+        def generation(self, manager: Manager) -> None:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        engine.resume(longer, generations=3, observer=Stop())
+    assert gtl(monkeypatch, "status", longer, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["finished"], found["generation"], found["generations"]) == (False, 3, 4)
 
 
 def test_export_writes_gene_and_card_and_overwrites_nothing(
@@ -227,3 +249,11 @@ def test_data_and_config_doors(tiny: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert json.loads(capsys.readouterr().out)["config"]["critic"]["kind"] == "ridge"
     assert gtl(monkeypatch, "config", "schema") == 0
     assert "properties" in json.loads(capsys.readouterr().out)
+
+
+def test_the_python_names_stay_what_they_are() -> None:
+    import gtl as package
+
+    for _ in range(2):  # a submodule of the same name would take its place after the first look
+        for name in ("evolve", "resume", "inherit", "measure"):
+            assert callable(getattr(package, name))

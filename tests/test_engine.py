@@ -263,6 +263,35 @@ def test_the_ancestor_goes_on_from_its_last_saved_epoch(tmp_path: Path, monkeypa
     assert [text.split(",")[0] for text in watcher.messages[1:]] == ["ancestor: step 12 of 16"]
 
 
+def test_a_damaged_saved_training_is_said_and_done_again(
+    done: engine.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(founders, "SAVE_EVERY", 0.0)
+    run = tmp_path / "run"
+    with pytest.raises(StoppedError):
+        engine.evolve(tiny(), run, observer=Watcher(lambda m: m.startswith("message ancestor: step 8")))
+    blob = RunStore.open(run).blobs.path(json.loads((run / "ancestor.json").read_text())["progress"])
+    data = bytearray(blob.read_bytes())
+    data[-1] ^= 1
+    blob.write_bytes(data)
+    watcher = Watcher()
+    engine.resume(run, observer=watcher)
+    assert "cannot be used" in watcher.messages[0]
+    assert gene_bytes(run) == gene_bytes(done.run)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\xfa"])
+def test_a_missing_or_unreadable_config_is_a_run_error(
+    done: engine.Result, tmp_path: Path, content: bytes | None
+) -> None:
+    run = copied(done.run, tmp_path / "run")
+    (run / "config.yaml").unlink()
+    if content is not None:
+        (run / "config.yaml").write_bytes(content)
+    with pytest.raises(RunError, match=r"config\.yaml cannot be read"):
+        engine.resume(run)
+
+
 def test_an_extended_run_is_the_longer_run(done: engine.Result, tmp_path: Path) -> None:
     run = copied(done.run, tmp_path / "run")
     with pytest.raises(StoppedError):
