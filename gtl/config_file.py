@@ -48,6 +48,23 @@ def parse_config(text: str, name: str) -> Config:
     return _validated(strict_yaml.parse(text, name), name)
 
 
+def changed_config(config: Config, **sections: Mapping[str, Any]) -> Config:
+    """The configuration with some keys of some sections changed, checked as a whole.
+
+    Raises:
+        ConfigError: a value that is not allowed; names the key.
+    """
+    values = config.model_dump()
+    for section, changes in sections.items():
+        values[section] = {**values[section], **changes}
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{key}: {first['msg']}, got {_show(first['input'])}") from None
+
+
 def dump_config(config: Config) -> str:
     """Canonical YAML with every value written out; loads back to an equal Config."""
     return strict_yaml.dump(config.model_dump(mode="json"))

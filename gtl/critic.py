@@ -141,6 +141,13 @@ def last_features(network: ConvNet, images: ImageSet, compute: Compute) -> torch
     )
 
 
+def critic_images(tasks: list[CriticTask], section: CriticSection) -> int:
+    """Training images that one criticism consumes; the closed-form critics train on none."""
+    if section.kind != "short_training":
+        return 0
+    return sum(section.steps * min(SHORT_BATCH, len(task.fit.labels)) for task in tasks)
+
+
 Critic = Callable[[Gene, CriticTask, CriticSection, int, Compute], float]
 CRITICS: dict[str, Critic] = {
     "ridge": _ridge,

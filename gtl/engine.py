@@ -14,13 +14,14 @@ from gtl.config import Config
 from gtl.config_file import config_hash, dump_config, load_config
 from gtl.individual import Outcome
 from gtl.learngene.artifact import Learngene
+from gtl.learngene.founders import check_checkpoint
 from gtl.life import World
 from gtl.population.condense import condense
 from gtl.population.evaluator import InProcessEvaluator
 from gtl.population.founding import found
 from gtl.population.manager import Manager
 from gtl.population.observer import Observer
-from gtl.population.run import extended, next_run, publish_learngene, read_config, read_lineage
+from gtl.population.run import check_data, extended, next_run, publish_learngene, read_config, read_lineage
 from gtl.population.store import RunStore
 from gtl.versions import versions
 from gtl.world import make_world
@@ -64,6 +65,7 @@ def evolve(
     """
     settled = config if isinstance(config, Config) else load_config(config, overrides)
     world = make_world(settled)
+    check_checkpoint(world)
     store = RunStore.create(
         Path(out) if out is not None else next_run(settled.name),
         config_text=dump_config(settled),
@@ -82,7 +84,9 @@ def resume(run: str | Path, *, generations: int | None = None, observer: Observe
     store = RunStore.open(Path(run))
     config = read_config(store.path)
     store.check_config(config_hash(config))
-    world = make_world(extended(config, store.path, generations))
+    with store.lock():
+        config = extended(config, store.path, generations)
+    world = make_world(config)
     for change in store.version_changes(versions(world.compute.device)):
         (observer or Observer()).message(f"warning: {change}; the result may differ in its last bits")
     return _drive(store, world, observer or Observer())
@@ -91,6 +95,7 @@ def resume(run: str | Path, *, generations: int | None = None, observer: Observe
 def _drive(store: RunStore, world: World, observer: Observer) -> Result:
     """The main loop: ask, evaluate, tell, commit. Then the finalists meet, and the best becomes the learngene."""
     with store.lock():
+        check_data(store.path, world)
         ancestor = found(world, store, observer.message)
         latest = store.latest()
         manager = Manager(world.config, world.layout, ancestor.digest, ancestor.rankings, latest and latest[1])

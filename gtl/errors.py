@@ -52,3 +52,9 @@ class EvolutionError(GtlError):
     """The run itself failed, for example because every individual diverged."""
 
     exit_code = 1
+
+
+class StoppedByUserError(GtlError):
+    """The user stopped the command with Ctrl-C. What was committed stays."""
+
+    exit_code = 130

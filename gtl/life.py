@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from gtl.config import Config
-from gtl.critic import Gene, criticise, draw_tasks
+from gtl.critic import Gene, critic_images, criticise, draw_tasks
 from gtl.data.images import ImageSet, refuse_novel
 from gtl.genotype import Genotype
 from gtl.individual import Evaluation, Job, Status
@@ -87,6 +87,7 @@ def evaluate(job: Job, parents: Sequence[GeneTensors], world: World) -> tuple[Ge
     tasks = draw_tasks(world.val, world.config.critic, job.critic_seed, job.critic_tasks)
     gene = Gene(world.host, job.genotype, tensors)
     scores = criticise(gene, tasks, world.config.critic, job.critic_seed, world.compute)
+    images += critic_images(tasks, world.config.critic)
     mean = sum(scores) / len(scores)
     spread = (sum((s - mean) ** 2 for s in scores) / len(scores)) ** 0.5
     fitness = max(0.0, mean - world.config.critic.spread_penalty * spread)

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from gtl.config import Config
+from gtl.config_file import changed_config
 from gtl.data.request import DataRequest
-from gtl.data.sources import parse_source
+from gtl.data.sources import load, parse_source
 from gtl.errors import DataError
 from gtl.learngene.artifact import Learngene
 from gtl.learngene.evidence import STARTS, Bench, Evidence, config_of
+from gtl.life import World
 from gtl.world import data_request, make_world
 
 
@@ -39,25 +41,34 @@ def measure(
         say: called with a line now and then.
 
     Raises:
-        DataError: the gene's own data, which references and learning rates need, is not to be found; or a source has
-            too few images for the shots.
+        ConfigError: shots or seeds out of range.
+        DataError: the gene's own data, which references and learning rates need, is not to be found or not the same; or
+            a source has too few images for the shots.
     """
     config = config_of(learngene)
     texts = [data] if isinstance(data, str) else list(data)
     requests = [parse_source(text) if text else None for text in texts]
     own_paths = [r.root for r in requests if r is not None and r.source == config.data.source and r.root is not None]
     root = str(data_root) if data_root is not None else next(iter(own_paths), None)
-    changes: dict[str, Any] = {"shots": tuple(shots)} if shots else {}
-    if seeds is not None:
-        changes["seeds"] = seeds
-    config = Config.model_validate(
-        config.model_copy(
-            update={
-                "fewshot": config.fewshot.model_copy(update=changes),
-                "data": config.data.model_copy(update={"root": root}),
-            }
-        ).model_dump()
+    protocol: dict[str, Any] = ({"shots": tuple(shots)} if shots else {}) | (
+        {"seeds": seeds} if seeds is not None else {}
     )
+    # where it was evolved is no reason where to measure; threads and precision stay the gene's
+    config = changed_config(config, fewshot=protocol, data={"root": root}, compute={"device": "auto"})
+    world = _own_world(config, learngene)
+    tests = [_test_request(request, config, world) for request in requests]
+    for request in tests:
+        _check_novel(request, config)
+    bench = Bench.prepare(learngene, world, starts, say)
+    return [bench.evidence(request, say) for request in tests]
+
+
+def _own_world(config: Config, learngene: Learngene) -> World:
+    """The images that the gene was evolved on.
+
+    Raises:
+        DataError: they are not to be found, or these are others.
+    """
     try:
         world = make_world(config)
     except DataError as error:
@@ -65,13 +76,43 @@ def measure(
             f"references and learning rates need the images that the gene was evolved on ({config.data.source}): {error} "
             "Say where they are with --data-root PATH (data_root=)."
         ) from None
-    bench = Bench.prepare(learngene, world, starts, say)
-    return [bench.evidence(_test_request(request, config), say) for request in requests]
+    if world.class_digest != learngene.provenance["data"]["classes"]:
+        raise DataError(
+            f"{config.data.source} at {config.data.root} has other classes than the gene was evolved on (class lists "
+            f"{world.class_digest[:12]}, the gene's {learngene.provenance['data']['classes'][:12]}): what it trained on "
+            "might pass as novel. Say where the gene's own data are with --data-root PATH (data_root=)."
+        )
+    return world
 
 
-def _test_request(request: DataRequest | None, config: Config) -> DataRequest:
-    """What to load novel classes from: the gene's own source as configured, or another at the gene's image size."""
+def _test_request(request: DataRequest | None, config: Config, world: World) -> DataRequest:
+    """What to load novel classes from: the gene's own source as configured, or another at the gene's image size.
+
+    All classes of a user's folder or npz are novel to the gene, unless the folder has roles of its own.
+    """
     own = data_request(config.data)
-    if request is None or request.source == own.source:
-        return own if request is None or request.root is None else replace(own, root=request.root)
-    return replace(request, image_size=config.data.image_size)
+    if request is None or (request.source == own.source and request.root in (None, own.root)):
+        return own
+    request = replace(request, image_size=world.train.image_size)
+    has_roles = request.root is not None and any((Path(request.root) / name).is_dir() for name in ("novel", "test"))
+    if request.source in ("folder", "npz") and not has_roles:
+        return replace(request, train_classes=0, val_classes=0)
+    return request
+
+
+def _check_novel(request: DataRequest, config: Config) -> None:
+    """Refuse a test source that cannot bear the protocol, before anything is trained. Looks at counts only.
+
+    Raises:
+        DataError: fewer than two novel classes, or too few images in one.
+    """
+    counts = load(request, ("novel",))["novel"].class_counts
+    need = max(config.fewshot.shots) + config.fewshot.test_images
+    name, least = min(counts.items(), key=lambda item: item[1])
+    if len(counts) < 2:
+        raise DataError(f"{request.source} has {len(counts)} novel class; a comparison needs at least two")
+    if least < need:
+        raise DataError(
+            f"{request.source}: novel class {name!r} has {least} images; {max(config.fewshot.shots)} to learn from and "
+            f"{config.fewshot.test_images} to test on (fewshot.test_images) need {need}. Ask for fewer --shots."
+        )

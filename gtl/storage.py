@@ -28,7 +28,13 @@ def step(name: str) -> None:
 
 
 def temporary_name(path: Path) -> Path:
-    """A fresh name beside `path`, on the same file system, for a file or folder that is not finished yet."""
+    """A fresh name beside `path`, on the same file system, for a file or folder that is not finished yet.
+
+    Raises:
+        StorageError: `path` has no name, as "" has none.
+    """
+    if not path.name:
+        raise StorageError(f"{str(path)!r} is not the name of a file; give one")
     return path.with_name(f"{path.name}.tmp.{uuid.uuid4().hex[:12]}")
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from gtl.config import ComputeSection, TrainingSection
 from gtl.data.augment import Augmenter, to_input
 from gtl.data.images import ImageSet
+from gtl.errors import ConfigError
 from gtl.models import ConvNet
 from gtl.seeds import derive
 
@@ -37,11 +38,17 @@ class Compute:
 
 
 def resolve_compute(section: ComputeSection) -> Compute:
-    """Pick device, threads and precision. Sets the number of CPU threads of this process."""
+    """Pick device, threads and precision. Sets the number of CPU threads of this process.
+
+    Raises:
+        ConfigError: a GPU that is not there.
+    """
     name = section.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= (torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        raise ConfigError(f"compute.device is {name}, but there is no such GPU here; set compute.device=auto or cpu")
     if section.threads:
         torch.set_num_threads(section.threads)
     precision = section.precision

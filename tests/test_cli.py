@@ -7,8 +7,10 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from gtl import engine, models
@@ -200,6 +202,79 @@ def test_fewshot_compares_all_starts(
     assert len(list((tmp_path / "cache").glob("pretrained-*"))) == 1
 
 
+def test_fewshot_overwrites_nothing_and_export_takes_only_this_genes_evidence(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = Path(shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("fewshot-*")))
+    words = ("fewshot", own, "--starts", "scratch,learngene")
+    assert gtl(monkeypatch, *words) == 0
+    assert gtl(monkeypatch, *words, "--seeds", 3) == 0
+    assert sorted(path.name for path in own.glob("fewshot-*")) == ["fewshot-glyphs", "fewshot-glyphs-2"]
+    assert gtl(monkeypatch, *words, "--out", own / "fewshot-glyphs") == 74
+    assert gtl(monkeypatch, "export", own, tmp_path / "one.safetensors") == 0
+    assert len(Learngene.load(tmp_path / "one.safetensors").evidence) == 2
+    second = own / "fewshot-glyphs-2" / "evidence.json"
+    second.write_text(json.dumps({**json.loads(second.read_text()), "learngene": "00" * 32}))
+    assert gtl(monkeypatch, "export", own, tmp_path / "two.safetensors") == 0
+    assert len(Learngene.load(tmp_path / "two.safetensors").evidence) == 1, "the other is about another gene"
+    (tmp_path / "three-evolution.png").write_bytes(b"mine")
+    assert gtl(monkeypatch, "export", own, tmp_path / "three.safetensors") == 74
+    assert not (tmp_path / "three.safetensors").exists(), "all or nothing"
+    capsys.readouterr()
+
+
+def test_fewshot_on_a_users_folder_takes_all_its_classes_as_novel(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("a", "b", "c"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(7):
+            pixels = rng.integers(0, 255, (30, 30, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{number}.png")
+    words = ("fewshot", run / "learngene.safetensors", "--starts", "scratch,learngene", "--json")
+    assert gtl(monkeypatch, *words, "--data", f"folder:{tmp_path / 'images'}") == 0
+    (row, *_) = json.loads(capsys.readouterr().out)["instinct"]
+    assert row["n_way"] == 3
+    (tmp_path / "images" / "a" / "0.png").write_bytes(b"<html>")
+    assert gtl(monkeypatch, *words, "--data", f"folder:{tmp_path / 'images'}") == 65
+    assert "0.png" in capsys.readouterr().err
+
+
+def test_other_data_than_the_run_was_begun_with_are_refused(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {
+        "images": rng.integers(0, 255, (14 * 12, 28, 28, 3), dtype=np.uint8),
+        "labels": np.repeat(np.arange(14), 12),
+        "class_names": np.array([f"class {n}" for n in range(14)]),
+    }
+    np.savez(tmp_path / "own.npz", **arrays)
+    words = ("--set", "data.source=npz", "--set", f"data.root={tmp_path / 'own.npz'}")
+    assert gtl(monkeypatch, "evolve", tiny, *words, "--out", tmp_path / "run") == 0
+    gene = tmp_path / "gene.safetensors"
+    assert gtl(monkeypatch, "export", tmp_path / "run", gene) == 0
+    arrays["class_names"] = np.array([f"other {n}" for n in range(14)])
+    np.savez(tmp_path / "own.npz", **arrays)
+    capsys.readouterr()
+    assert gtl(monkeypatch, "resume", tmp_path / "run", "--generations", 2) == 2
+    assert "was begun with other classes" in capsys.readouterr().err
+    assert gtl(monkeypatch, "fewshot", gene, "--starts", "scratch,learngene", "--data-root", tmp_path / "own.npz") == 65
+    assert "other classes than the gene was evolved on" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_how_to_go_on(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine, "make_world", interrupted)
+    assert gtl(monkeypatch, "evolve", tiny, "--out", tmp_path / "run") == 130
+    assert "gtl resume" in capsys.readouterr().err
+
+
 def test_fewshot_on_other_data(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -222,6 +297,13 @@ def test_fewshot_on_other_data(
         (("evolve", "CONFIG", "--set", "evolution.populaton=3"), 2, "population"),
         (("evolve", "CONFIG", "--set", "life.n_way=7"), 2, "life.n_way"),
         (("resume", "CONFIG"), 2, "not a run directory"),
+        (("resume", "RUN", "--generations", "999999999"), 2, "evolution.generations"),
+        (("evolve", "CONFIG", "--set", "compute.device=cuda:99"), 2, "no such GPU"),
+        (("evolve", "CONFIG", "--set", "founders.checkpoint=nowhere.safetensors"), 2, "nowhere.safetensors"),
+        (("fewshot", "RUN", "--data", "digits", "--shots", "200"), 65, "Ask for fewer"),
+        (("fewshot", "RUN", "--shots", "²"), 2, "positive whole numbers"),
+        (("export", "RUN", "x.md"), 74, ".safetensors"),
+        (("inherit", "RUN", "--arch", "vgg11", "--classes", "3", "-o", ""), 74, "not the name of a file"),
     ],
 )
 def test_bad_input_ends_in_one_sentence(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 
 import typer
 
 from gtl.cli import config, data, demo, gene, runs
+from gtl.cli.common import interruptible
 from gtl.errors import GtlError
 
 app = typer.Typer(
@@ -19,11 +19,9 @@ app = typer.Typer(
 )
 for module in (runs, gene, demo):
     for command in module.COMMANDS:
-        app.command()(command)
+        app.command()(interruptible(command))
 app.add_typer(data.app, name="data", help="Data sources: list them, look at one.")
 app.add_typer(config.app, name="config", help="Configurations: show one resolved, print the schema.")
-
-INTERRUPTED = 130
 
 
 def main() -> None:
@@ -33,10 +31,3 @@ def main() -> None:
     except GtlError as error:
         print(f"gtl: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        print("gtl: interrupted. A run goes on from its last whole generation with: gtl resume RUN", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)

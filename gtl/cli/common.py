@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ParamSpec
 
 import typer
+
+from gtl.errors import StoppedByUserError
+
+P = ParamSpec("P")
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, nothing else.")]
 Overrides = Annotated[
@@ -17,6 +23,21 @@ DataRoot = Annotated[
     Path | None,
     typer.Option("--data-root", help="Where the data that the gene was evolved on lies, if it has a place."),
 ]
+
+
+def interruptible(command: Callable[P, None]) -> Callable[P, None]:
+    """The command, with Ctrl-C ending in a sentence and exit code 130 instead of typer's bare exit."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            raise StoppedByUserError(
+                "interrupted. A run goes on from its last whole generation with: gtl resume RUN"
+            ) from None
+
+    return run
 
 
 def print_json(document: Any) -> None:

@@ -34,11 +34,20 @@ def show(
     """Classes, images and splits of a source; reads all of it, so it is a check as well."""
     from gtl.data.images import ROLES
     from gtl.data.sources import load, parse_source
+    from gtl.errors import DataError
 
     request = parse_source(source)
-    known = load(request, ("novel",)).class_lists
-    roles = [role for role in ROLES if known.get(role)]
-    splits = load(request, roles)
+    known, refused = None, None
+    for role in ROLES:  # a source need not have every role
+        try:
+            known = load(request, (role,)).class_lists
+            break
+        except DataError as error:
+            refused = refused or error
+    if known is None:
+        assert refused is not None
+        raise refused
+    splits = load(request, [role for role in ROLES if known.get(role)])
     if json_:
         print_json(
             {

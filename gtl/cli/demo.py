@@ -14,7 +14,6 @@ from gtl.cli.common import say
 
 def demo(
     out: Annotated[Path | None, typer.Option(help="New run directory; by default populations/glyphs/runs/NNN.")] = None,
-    config: Annotated[Path, typer.Option(help="Configuration.")] = Path("configs/glyphs.yaml"),
 ) -> None:
     """Evolve a learngene on rendered characters, give it to descendants, show what it is worth."""
     from gtl import engine
@@ -24,7 +23,7 @@ def demo(
     from gtl.report.run import FEWSHOT, write_evidence, write_run_pictures
     from gtl.report.table import render_starts
 
-    settled = load_config(config)
+    settled = load_config("glyphs")
     console = Console()
     console.print("1. Evolve a learngene: the channels of a small VGG11 that are worth inheriting.")
     with watching(json_mode=False) as observer:

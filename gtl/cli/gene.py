@@ -48,7 +48,7 @@ def inspect(learngene: GenePath, json_: JsonFlag = False) -> None:
         console.print(
             f"made: {provenance['method']}, {provenance['generations']} generations on {provenance['data']['source']}, "
             f"seed {provenance['seed']}, {provenance['images']['total']:,} training images, "
-            f"validation accuracy {provenance['winner']['fitness']:.3f} ({provenance['critic']['kind']})"
+            f"fitness {provenance['winner']['fitness']:.3f} on validation classes ({provenance['critic']['kind']} critic)"
         )
     for row in gene.evidence:
         console.print(f"evidence: {row.get('summary', row)}")
@@ -61,7 +61,7 @@ def inherit(
     out: Annotated[Path, typer.Option("-o", "--out", help="State dict to write (.safetensors).")],
     width: Annotated[float, typer.Option(help="Width multiplier.")] = 1.0,
     family: Annotated[str, typer.Option(help="Width family.")] = "64-128-256-512",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything that is not inherited.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of everything that is not inherited.")] = 0,
     json_: JsonFlag = False,
 ) -> None:
     """Start a descendant from a learngene: a plain state dict that loads with torch and safetensors alone."""
@@ -99,7 +99,7 @@ def fewshot(
     shots: Annotated[
         str, typer.Option(help="Training images a class, comma-separated. The gene's config if left out.")
     ] = "",
-    seeds: Annotated[int | None, typer.Option(min=2, help="Repetitions.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=2, max=1000, help="Repetitions.")] = None,
     starts: Annotated[str, typer.Option(help="Which starts to compare, comma-separated.")] = "",
     data_root: DataRoot = None,
     out: Annotated[
@@ -108,12 +108,15 @@ def fewshot(
     json_: JsonFlag = False,
 ) -> None:
     """What a learngene is worth: descendants from several starts, same images and budget, on novel classes."""
+    from gtl.errors import StorageError
     from gtl.learngene.evidence import STARTS
     from gtl.measurement import measure
     from gtl.report.card import shown_command
-    from gtl.report.run import FEWSHOT, write_evidence
+    from gtl.report.run import EVIDENCE, FEWSHOT, free_folder, write_evidence
     from gtl.report.table import render_starts
 
+    if out is not None and (out / EVIDENCE).exists():
+        raise StorageError(f"{out / EVIDENCE} is there already; give another folder with --out")
     gene = load_gene(learngene)
     command = shown_command(["gtl", *sys.argv[1:]])
     (evidence,) = measure(
@@ -126,8 +129,8 @@ def fewshot(
         say=say,
     )
     document: dict[str, Any] = {"command": command, **evidence.to_json()}
-    if out is None and learngene.is_dir():
-        out = learngene / f"{FEWSHOT}{evidence.data['source']}"
+    if out is None and (learngene / RUN).exists():
+        out = free_folder(learngene, f"{FEWSHOT}{evidence.data['source']}")
     if out is not None:
         say("wrote " + ", ".join(str(path) for path in write_evidence(out, document)))
     if json_:
@@ -135,6 +138,8 @@ def fewshot(
     else:
         Console().print(render_starts(document))
 
+
+RUN = "run.json"  # what makes a folder a run
 
 COMMANDS: tuple[Callable[..., None], ...] = (inspect, inherit, fewshot)
 
@@ -160,7 +165,7 @@ def _split(text: str, option: str) -> list[str]:
     from gtl.errors import ConfigError
 
     items = [item.strip() for item in text.split(",")] if text else []
-    if option == "--shots" and not all(item.isdigit() and int(item) > 0 for item in items):
+    if option == "--shots" and not all(item.isdecimal() and int(item) > 0 for item in items):
         raise ConfigError(f"--shots {text!r}: give positive whole numbers, separated by commas, as in --shots 1,5,20")
     return items
 
@@ -169,5 +174,5 @@ def _root_of_run(path: Path) -> Path | None:
     """The data root that a run's own configuration names, so that a run directory needs no --data-root."""
     from gtl.population.run import read_config
 
-    root = read_config(path).data.root if path.is_dir() else None
+    root = read_config(path).data.root if (path / RUN).exists() else None
     return None if root is None else Path(root)

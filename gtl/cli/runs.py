@@ -139,7 +139,8 @@ def _finish(go: Callable[[Any], Any], json_: bool) -> None:
     print(f"learngene: {result.run / 'learngene.safetensors'}")
     print(
         f"  {gene.shares['circuit']:.1%} of the convolution parameters ({gene.shares['kernels']:.1%} if whole kernels are "
-        f"counted), validation accuracy {gene.provenance['winner']['fitness']:.3f} ({gene.provenance['critic']['kind']})"
+        f"counted), fitness {gene.provenance['winner']['fitness']:.3f} on validation classes "
+        f"({gene.provenance['critic']['kind']} critic)"
     )
     for path in pictures:
         print(f"  {path}")

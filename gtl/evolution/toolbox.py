@@ -13,7 +13,7 @@ from deap import base, tools
 from gtl.config import Config
 from gtl.evolution.crossover import exchange_channels
 from gtl.evolution.fitness import ScoreFitness
-from gtl.evolution.mutation import Ranking, mutate
+from gtl.evolution.mutation import Ranking, fit_budget, mutate
 from gtl.evolution.selection import select_elite, select_tournament
 from gtl.individual import Individual
 from gtl.layout import ChannelLayout
@@ -22,12 +22,13 @@ HALL_SIZE = 5
 
 
 def make_toolbox(config: Config, layout: ChannelLayout, ranking: Ranking | None) -> base.Toolbox:
-    """Roles: select, elite, mate, mutate, search_mutate. `evaluate` is registered by the engine, with its evaluator."""
+    """Roles: select, elite, mate, fit, mutate, search_mutate. `evaluate` is registered by the engine, with its evaluator."""
     toolbox = base.Toolbox()
     section = config.evolution
     toolbox.register("select", select_tournament, size=section.tournament.size)
     toolbox.register("elite", select_elite, count=section.tournament.elite)
     toolbox.register("mate", exchange_channels)
+    toolbox.register("fit", fit_budget, layout=layout, size=config.gene)
     toolbox.register("mutate", mutate, layout=layout, rates=section.mutation, size=config.gene)
     searching = section.mutation.model_copy(update={"strength": section.mutation.search_strength})
     toolbox.register("search_mutate", mutate, layout=layout, rates=searching, size=config.gene, ranking=ranking)

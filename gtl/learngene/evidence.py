@@ -37,6 +37,7 @@ class Evidence:
     """Few-shot results of several starts on one data source.
 
     Attributes:
+        learngene: digest of the gene that it is about.
         data: source and hash of its class lists.
         results: descendants, one entry per start and number of shots.
         instincts: untrained newborns, one entry per start.
@@ -45,6 +46,7 @@ class Evidence:
         protocol: how every descendant was trained and tested; versions; seed.
     """
 
+    learngene: str
     data: dict[str, str]
     results: list[StartResult]
     instincts: list[InstinctResult]
@@ -55,6 +57,7 @@ class Evidence:
     def to_json(self) -> dict[str, Any]:
         """Plain form: one JSON document."""
         return {
+            "learngene": self.learngene,
             "data": self.data,
             "images": self.images,
             "protocol": self.protocol,
@@ -87,6 +90,11 @@ def make_starts(
     starts: dict[str, Start] = {SCRATCH: scratch_start(host)}
     about: dict[str, dict[str, Any]] = {SCRATCH: {"share": 0.0, "images": 0}}
     if "pretrained" in names or "one-shot" in names:
+        if world.config.founders.checkpoint is not None:
+            raise DataError(
+                "this gene's ancestor was a checkpoint, so what it cost in training images is not known and no reference "
+                "can be trained as long; compare --starts scratch,learngene"
+            )
         tensors = pretrained_tensors(world, images, advance)
         if "pretrained" in names:
             starts["pretrained"] = gene_start(host, layout.full(), tensors)
@@ -118,6 +126,7 @@ class Bench:
         starts, about: as `make_starts` returns them.
         rates: learning rate of every start and number of shots.
         images: training images that the learngene cost.
+        learngene: digest of the gene.
     """
 
     world: World
@@ -125,6 +134,7 @@ class Bench:
     about: dict[str, dict[str, Any]]
     rates: Rates
     images: int
+    learngene: str
 
     @classmethod
     def prepare(cls, learngene: Learngene, world: World, names: Sequence[str], advance: Advance) -> Bench:
@@ -132,7 +142,8 @@ class Bench:
         starts, about = make_starts(learngene, world, names, advance)
         seed = derive(world.config.seed, "fewshot")
         rates = choose_rates(starts, world.val, world.config.fewshot, seed, world.compute, advance=advance)
-        return cls(world, starts, about, rates, int(learngene.provenance["images"]["total"]))
+        images = int(learngene.provenance["images"]["total"])
+        return cls(world, starts, about, rates, images, learngene.digest)
 
     def evidence(self, request: DataRequest, advance: Advance) -> Evidence:
         """Compare the starts on the novel classes of a source.
@@ -157,7 +168,7 @@ class Bench:
         )
         results = compare_starts(self.starts, novel, section, self.rates, seed, compute, advance=advance)
         data = {"source": request.source, "classes": splits.digest}
-        return Evidence(data, results, instincts, self.about, self.images, self._protocol())
+        return Evidence(self.learngene, data, results, instincts, self.about, self.images, self._protocol())
 
     def _protocol(self) -> dict[str, Any]:
         section = self.world.config.fewshot

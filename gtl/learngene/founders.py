@@ -107,6 +107,12 @@ def ancestor_tensors(
     return gather(network.state_dict(), world.layout, world.layout.full()), images
 
 
+def check_checkpoint(world: World) -> None:
+    """Raise ConfigError if the configuration names a checkpoint that cannot be an ancestor."""
+    if world.config.founders.checkpoint is not None:
+        read_checkpoint(Path(world.config.founders.checkpoint), world)
+
+
 def read_checkpoint(path: Path, world: World) -> GeneTensors:
     """The tensors of a user's checkpoint: a safetensors state dict of the configured network; its head is ignored."""
     try:

@@ -29,9 +29,6 @@ __all__ = [
 ]
 
 
-MIN_IMAGE, MAX_IMAGE = 28, 84
-
-
 @dataclass(frozen=True)
 class Family:
     """One registered architecture: how to build it, its layout, and its named width families at multiplier 1."""

@@ -57,7 +57,7 @@ def found(world: World, store: RunStore, say: Callable[[str], None]) -> Ancestor
                 say(f"ancestor: going on from step {saved.step} of {steps}")
             except RunError as error:
                 say(f"ancestor: its saved training cannot be used ({error}); training it again from the start")
-        if saved is None:
+        if saved is None and world.config.founders.checkpoint is None:
             say(f"ancestor: {steps} steps of {world.config.founders.training.batch_size} images")
 
         def save(progress: Saved) -> None:

@@ -161,14 +161,16 @@ class Manager:
         }
 
     def finalists(self) -> list[tuple[Individual, Job]]:
-        """Who competes to be the learngene: the population, the hall of fame, and the average of every living litter.
+        """Who competes to be the learngene: the population, the hall of fame, and (where siblings are averaged) the
+        average of every living litter.
 
         Each is a new individual without a life of its own, with a critic-only job on ``critic.final_tasks`` tasks.
         """
         if not self.done:
             raise RuntimeError("the evolution is not finished; ask and tell until done")
         genes = {i.gene: (self._gene(i),) for i in [*self.population, *self.hall.individuals]}
-        averages = [tuple(litter) for litter in self.litters.values() if len(litter) > 1]
+        averaging = self.config.evolution.crossover.average_siblings
+        averages = [tuple(litter) for litter in self.litters.values() if averaging and len(litter) > 1]
         self._births = []
         for number, parents in enumerate([*genes.values(), *averages]):
             ids = tuple(parent.individual for parent in parents)
@@ -220,9 +222,10 @@ class Manager:
                 if crossed := mate.id != parent.id:
                     genes = (self._gene(parent), self._gene(mate))
             rate = evolution.mutation.rate if lives else evolution.mutation.search_rate
-            operator = self.toolbox.mutate if lives else self.toolbox.search_mutate
-            if draw.random() < rate or crossed:  # two parents' channels may exceed the budget together
-                (genotype,) = operator(genotype, draw)
+            if draw.random() < rate:
+                (genotype,) = (self.toolbox.mutate if lives else self.toolbox.search_mutate)(genotype, draw)
+            elif crossed:  # two parents' channels may exceed the budget together
+                genotype = self.toolbox.fit(genotype, draw)
             parents = (parent.id, *(gene.individual for gene in genes if gene.individual != parent.id))
             if not lives and self.ancestor is not None:
                 genes = (self.ancestor,)  # before its first life a gene is a cut of the ancestor

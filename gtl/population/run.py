@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from gtl import storage
 from gtl.config import Config
-from gtl.config_file import parse_config
+from gtl.config_file import changed_config, parse_config
 from gtl.errors import RunError
 from gtl.learngene.artifact import Learngene
+from gtl.life import World
 from gtl.lineage import Lineage
 from gtl.population.store import RunStore
 
 POPULATIONS = Path("populations")
 LEARNGENE = "learngene.safetensors"
 EXTENSION = "extension.json"
+DATA = "data.json"
 
 
 def next_run(name: str) -> Path:
@@ -63,24 +66,44 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
     storage.publish(path, json.dumps(record, indent=1).encode() + b"\n", overwrite=True)
 
 
+def check_data(run: Path, world: World) -> None:
+    """Remember which images and classes the run was begun with, or refuse others.
+
+    Raises:
+        RunError: the data source now gives other classes or other images.
+    """
+    pixels = hashlib.sha256()
+    for images in (world.train, world.val):
+        pixels.update(images.images.numpy().tobytes())
+        pixels.update(images.labels.numpy().tobytes())
+    now = {"classes": world.class_digest, "images": pixels.hexdigest()}
+    record = read_record(run / DATA)
+    if not record:
+        write_record(run / DATA, now)
+    elif changed := [name for name in now if record.get(name) != now[name]]:
+        raise RunError(
+            f"{run} was begun with other {' and '.join(changed)} than {world.train.source} gives now; bring the old data "
+            "back, or start a new run"
+        )
+
+
 def extended(config: Config, run: Path, generations: int | None) -> Config:
     """The configuration of a run that may have been extended; remembers `generations`, so that a killed extension
     goes on by itself.
 
     Raises:
         RunError: fewer generations than the run was made for.
+        ConfigError: more than a configuration may have.
     """
     record = read_record(run / EXTENSION)
     if generations is not None:
         planned = int(record.get("generations", config.evolution.generations))
         if generations < planned:
             raise RunError(f"--generations {generations} is below the {planned} that {run} was made for")
-        record = {"generations": generations}
-        write_record(run / EXTENSION, record)
-    if "generations" not in record:
-        return config
-    evolution = config.evolution.model_copy(update={"generations": int(record["generations"])})
-    return config.model_copy(update={"evolution": evolution})
+        longer = changed_config(config, evolution={"generations": generations})
+        write_record(run / EXTENSION, {"generations": generations})
+        return longer
+    return changed_config(config, evolution=record) if record else config
 
 
 def publish_learngene(store: RunStore, learngene: Learngene) -> Path:

@@ -75,9 +75,10 @@ class RunStore:
             StorageError: the disk refused.
         """
         root = Path(path)
-        if root.exists() and not root.is_dir():
-            raise RunError(f"{root} is a file; give the path of a new run directory")
-        present = sorted(entry.name for entry in root.iterdir())[:4] if root.exists() else []
+        with storage.guard(root, 4096):
+            if root.exists() and not root.is_dir():
+                raise RunError(f"{root} is a file; give the path of a new run directory")
+            present = sorted(entry.name for entry in root.iterdir())[:4] if root.exists() else []
         if present:
             raise RunError(f"{root} is not empty ({', '.join(present)}); give a new path, or resume the run in it")
         info = {

@@ -52,7 +52,7 @@ def write_evidence(folder: Path, document: Mapping[str, Any]) -> list[Path]:
     and ``curves.png``.
 
     Raises:
-        StorageError: the disk refused.
+        StorageError: one of them is there already, or the disk refused.
     """
     from gtl.report import figures
 
@@ -61,8 +61,11 @@ def write_evidence(folder: Path, document: Mapping[str, Any]) -> list[Path]:
     except OSError as error:
         raise StorageError(f"cannot make the folder {folder}: {error.strerror}. Choose another with --out.") from error
     written = [folder / EVIDENCE, folder / "evidence.md", folder / "descendants.png"]
-    storage.publish(written[0], json.dumps(document, indent=2, allow_nan=False).encode() + b"\n", overwrite=True)
-    storage.publish(written[1], markdown_starts(document).encode(), overwrite=True)
+    taken = [path for path in (*written, folder / "curves.png") if path.exists()]
+    if taken:
+        raise StorageError(f"{taken[0]} is there already; give another folder with --out")
+    storage.publish(written[0], json.dumps(document, indent=2, allow_nan=False).encode() + b"\n")
+    storage.publish(written[1], markdown_starts(document).encode())
     figures.save(figures.descendants_figure(document["descendants"], document["starts"]), written[2])
     shots = max(row["shots"] for row in document["descendants"])
     curves = {
@@ -88,29 +91,45 @@ def export_run(run: Path, out: Path, *, license_id: str = "unknown") -> tuple[Le
     from gtl.report.card import LEARNGENE as OWN_FOLDER
     from gtl.report.card import write_card
 
-    gene = Learngene.load(run / LEARNGENE).with_evidence(read_evidence(run))
+    if out.suffix != ".safetensors":
+        raise StorageError(f"{out} is not the name of a learngene file; give one that ends in .safetensors")
+    gene = Learngene.load(run / LEARNGENE)
+    gene = gene.with_evidence(read_evidence(run, gene.digest))
     prefix = "" if out.stem == OWN_FOLDER else f"{out.stem}-"
-    sources = [path for path in (run / "evolution.png", run / "channels.png") if path.exists()]
-    pictures = {out.parent / f"{prefix}{path.name}": path for path in sources}
-    for path in sorted(run.glob("*/descendants.png")):
-        pictures[out.parent / f"{prefix}descendants-{path.parent.name.removeprefix(FEWSHOT)}.png"] = path
-    gene.save(out)
-    for target, source in pictures.items():
-        data = source.read_bytes()
-        if storage.read_bytes(target) == data:
-            continue
-        try:
+    files = {out: gene.to_bytes()}
+    for path in (run / "evolution.png", run / "channels.png"):
+        if path.exists():
+            files[out.parent / f"{prefix}{path.name}"] = path.read_bytes()
+    for path in sorted(run.glob(f"{FEWSHOT}*/descendants.png")):
+        if read_record(path.parent / EVIDENCE).get("learngene") == gene.digest:
+            name = f"{prefix}descendants-{path.parent.name.removeprefix(FEWSHOT)}.png"
+            files[out.parent / name] = path.read_bytes()
+    with storage.guard(out.parent, 0):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    for target, data in files.items():  # all or nothing
+        if target.exists() and storage.read_bytes(target) != data:
+            raise StorageError(f"{target} is there already and is something else; move it away, or give another name")
+    pictures = [target for target in files if target != out]
+    card = write_card(gene, out, figures=[picture.name for picture in pictures], license_id=license_id)
+    for target, data in files.items():
+        if not target.exists():
             storage.publish(target, data)
-        except FileExistsError:
-            raise StorageError(f"{target} is there already and is another picture; move it away") from None
-    card = write_card(gene, out, figures=[target.name for target in pictures], license_id=license_id)
-    return gene, card, list(pictures)
+    return gene, card, pictures
 
 
-def read_evidence(run: Path) -> list[dict[str, Any]]:
-    """The evidence documents in a run's folders, by name of the folder: what `gtl.report.card` needs.
+def free_folder(run: Path, name: str) -> Path:
+    """A folder of the run that is not there yet: ``name``, else ``name-2``, ..."""
+    number = 1
+    while (run / (name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    return run / (name if number == 1 else f"{name}-{number}")
+
+
+def read_evidence(run: Path, digest: str) -> list[dict[str, Any]]:
+    """The evidence documents in a run's folders that are about the gene of this digest, by name of the folder.
 
     Raises:
         RunError: one of them is damaged.
     """
-    return [read_record(path) for path in sorted(run.glob(f"*/{EVIDENCE}"))]
+    documents = [read_record(path) for path in sorted(run.glob(f"*/{EVIDENCE}"))]
+    return [document for document in documents if document.get("learngene") == digest]

@@ -69,6 +69,7 @@ def make_document(shots: tuple[int, ...] = (20,)) -> dict[str, Any]:
     """What `gtl fewshot --json` prints."""
     return {
         "command": "gtl fewshot /srv/someone/runs/001/learngene.safetensors --data folder:/srv/disk/flowers --shots 20",
+        "learngene": "cd" * 32,
         "data": {"source": "flowers_a|b", "classes": "ab" * 32},
         "images": 123456,
         "starts": {

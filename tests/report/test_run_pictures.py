@@ -41,11 +41,15 @@ def test_evidence_is_written_and_found_again(tmp_path: Path) -> None:
     written = write_evidence(tmp_path / "deep" / "fewshot-digits", document)
     assert [path.name for path in written] == ["evidence.json", "evidence.md", "descendants.png"]
     assert json.loads(written[0].read_text()) == document and "| learngene |" in written[1].read_text()
-    write_evidence(tmp_path / "deep" / "fewshot-digits", document)
-    assert read_evidence(tmp_path / "deep") == [document]
+    before = {path: path.read_bytes() for path in written}
+    with pytest.raises(StorageError, match=r"evidence\.json is there already"):
+        write_evidence(tmp_path / "deep" / "fewshot-digits", {**document, "images": 1})
+    assert {path: path.read_bytes() for path in written} == before, "nothing is overwritten"
+    assert read_evidence(tmp_path / "deep", document["learngene"]) == [document]
+    assert read_evidence(tmp_path / "deep", "another gene") == []
     written[0].write_text("{")
     with pytest.raises(RunError, match=r"evidence\.json"):
-        read_evidence(tmp_path / "deep")
+        read_evidence(tmp_path / "deep", document["learngene"])
 
 
 def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
