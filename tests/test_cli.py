@@ -213,6 +213,9 @@ def test_fewshot_overwrites_nothing_and_export_takes_only_this_genes_evidence(
     assert gtl(monkeypatch, *words, "--out", own / "fewshot-glyphs") == 74
     assert gtl(monkeypatch, "export", own, tmp_path / "one.safetensors") == 0
     assert len(Learngene.load(tmp_path / "one.safetensors").evidence) == 2
+    capsys.readouterr()
+    assert gtl(monkeypatch, "inspect", tmp_path / "one.safetensors") == 0
+    assert capsys.readouterr().out.count("descendants on novel classes of glyphs") == 2
     second = own / "fewshot-glyphs-2" / "evidence.json"
     second.write_text(json.dumps({**json.loads(second.read_text()), "learngene": "00" * 32}))
     assert gtl(monkeypatch, "export", own, tmp_path / "two.safetensors") == 0

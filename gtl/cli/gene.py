@@ -18,6 +18,8 @@ GenePath = Annotated[Path, typer.Argument(help="Learngene file, or the directory
 
 def inspect(learngene: GenePath, json_: JsonFlag = False) -> None:
     """Look into a learngene: kept channels per group, size counted both ways, provenance, evidence."""
+    from gtl.report.table import render_starts
+
     gene = load_gene(learngene)
     if json_:
         print_json(
@@ -51,7 +53,7 @@ def inspect(learngene: GenePath, json_: JsonFlag = False) -> None:
             f"fitness {provenance['winner']['fitness']:.3f} on validation classes ({provenance['critic']['kind']} critic)"
         )
     for row in gene.evidence:
-        console.print(f"evidence: {row.get('summary', row)}")
+        console.print(render_starts(row) if {"descendants", "data", "starts"} <= row.keys() else f"evidence: {row}")
 
 
 def inherit(
