@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -370,7 +371,13 @@ def test_a_run_whose_lives_all_diverge_ends_with_the_cause(tmp_path: Path) -> No
 
 def start(run: Path) -> subprocess.Popen[str]:
     """The script on this run directory, up to the moment when the evolution begins."""
-    process = subprocess.Popen([sys.executable, str(SCRIPT), str(run)], stdout=subprocess.PIPE, text=True)
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+    }  # a second thread gains nothing here, and waits where cores are few
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(run)], stdout=subprocess.PIPE, text=True, env=environment
+    )
     assert process.stdout is not None and process.stdout.readline() == "begun\n"
     return process
 

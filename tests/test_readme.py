@@ -32,7 +32,8 @@ def test_the_readme_has_commands_and_its_links_lead_somewhere() -> None:
 def test_every_readme_command_runs(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     bin_folder = Path(sys.executable).parent
-    environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
+    # one thread: a shared machine may give these commands one core, and two threads waiting for it are far slower
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
     for language, text in blocks():
         lines = ["python -c " + _quoted(text)] if language == "python" else text.strip().splitlines()
         for line in lines:
