@@ -251,7 +251,7 @@ def _loading(learngene: Learngene, record: Record) -> str:
         width = max(size / base[group] for group, size in sizes.items())
     arguments += f", width={width:g}" + (f", family={family!r}".replace("'", '"') if family != default else "")
     return (
-        "```python\nimport gtl\n"
+        "```python\nimport gtl\n\n"
         f"network = gtl.models.{learngene.arch}({arguments})\n"
         'print(gtl.inherit(network, gtl.Learngene.load("learngene.safetensors")).share)\n```'
     )
