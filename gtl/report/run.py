@@ -94,16 +94,17 @@ def export_run(run: Path, out: Path, *, license_id: str = "unknown") -> tuple[Le
     if out.suffix != ".safetensors":
         raise StorageError(f"{out} is not the name of a learngene file; give one that ends in .safetensors")
     gene = Learngene.load(run / LEARNGENE)
-    gene = gene.with_evidence(read_evidence(run, gene.digest))
+    evidence = _evidence_of(run, gene.digest)
+    gene = gene.with_evidence(evidence.values())
     prefix = "" if out.stem == OWN_FOLDER else f"{out.stem}-"
     files = {out: gene.to_bytes()}
     for path in (run / "evolution.png", run / "channels.png"):
         if path.exists():
             files[out.parent / f"{prefix}{path.name}"] = path.read_bytes()
-    for path in sorted(run.glob(f"{FEWSHOT}*/descendants.png")):
-        if read_record(path.parent / EVIDENCE).get("learngene") == gene.digest:
-            name = f"{prefix}descendants-{path.parent.name.removeprefix(FEWSHOT)}.png"
-            files[out.parent / name] = path.read_bytes()
+    for folder in evidence:
+        if (folder / "descendants.png").exists():
+            name = f"{prefix}descendants-{folder.name.removeprefix(FEWSHOT)}.png"
+            files[out.parent / name] = (folder / "descendants.png").read_bytes()
     with storage.guard(out.parent, 0):
         out.parent.mkdir(parents=True, exist_ok=True)
     for target, data in files.items():  # all or nothing
@@ -119,10 +120,11 @@ def export_run(run: Path, out: Path, *, license_id: str = "unknown") -> tuple[Le
 
 def free_folder(run: Path, name: str) -> Path:
     """A folder of the run that is not there yet: ``name``, else ``name-2``, ..."""
-    number = 1
-    while (run / (name if number == 1 else f"{name}-{number}")).exists():
+    folder, number = run / name, 1
+    while folder.exists():
         number += 1
-    return run / (name if number == 1 else f"{name}-{number}")
+        folder = run / f"{name}-{number}"
+    return folder
 
 
 def read_evidence(run: Path, digest: str) -> list[dict[str, Any]]:
@@ -131,5 +133,10 @@ def read_evidence(run: Path, digest: str) -> list[dict[str, Any]]:
     Raises:
         RunError: one of them is damaged.
     """
-    documents = [read_record(path) for path in sorted(run.glob(f"*/{EVIDENCE}"))]
-    return [document for document in documents if document.get("learngene") == digest]
+    return list(_evidence_of(run, digest).values())
+
+
+def _evidence_of(run: Path, digest: str) -> dict[Path, dict[str, Any]]:
+    """Folder -> evidence document, for the folders of a run whose evidence is about this gene."""
+    documents = {path.parent: read_record(path) for path in sorted(run.glob(f"*/{EVIDENCE}"))}
+    return {folder: document for folder, document in documents.items() if document.get("learngene") == digest}

@@ -166,6 +166,7 @@ def test_save_replaces_and_says_what_is_wrong(tmp_path: Path) -> None:
 def test_big_and_odd_genotypes_can_be_drawn(tmp_path: Path) -> None:
     groups = {f"stage{i}.$out_{i}": ChannelMask(width, range(0, width, 9)) for i, width in enumerate([1, 8, 640] * 5)}
     save(channels_figure(Genotype(groups)), tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_pyplot_and_windows_are_never_touched() -> None:
