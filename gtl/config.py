@@ -196,10 +196,21 @@ class ComputeSection(Section):
     """Where it runs. Part of the run: results are reproducible for a given choice."""
 
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    threads: int = Field(0, ge=0, le=1024, description="CPU threads of a worker; 0: all")
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads of a worker; 0: settled when a run begins, all cores shared out among its workers")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 where the hardware has it"
     )
+
+
+class ClusterSection(Section):
+    """How a population is spread over processes and machines. No part of the result: any choice gives the same genes."""
+
+    workers: int = Field(0, ge=0, le=100_000, description="worker processes; 0: as many as there is room for")
+    workers_per_gpu: int = Field(1, ge=1, le=64, description="worker processes that share one GPU")
+    attempts: int = Field(3, ge=1, le=100, description="workers that an individual may cost before it counts as failed")
+    deadline: float = Field(300.0, gt=0.0, le=1e7, description="least seconds that an evaluation is given")
+    deadline_factor: float = Field(3.0, ge=1.0, le=1000.0, description="and at least this many times the median so far")
+    first_deadline: float = Field(3600.0, gt=0.0, le=1e7, description="seconds given while no median is known")
 
 
 class Config(Section):
@@ -217,6 +228,7 @@ class Config(Section):
     critic: CriticSection = CriticSection()
     fewshot: FewShotSection = FewShotSection()
     compute: ComputeSection = ComputeSection()
+    cluster: ClusterSection = ClusterSection()
 
     @model_validator(mode="after")
     def _possible(self) -> Config:

@@ -54,7 +54,19 @@ class EvolutionError(GtlError):
     exit_code = 1
 
 
-class StoppedByUserError(GtlError):
-    """The user stopped the command with Ctrl-C. What was committed stays."""
+class ClusterError(GtlError):
+    """The cluster cannot be used: not reachable, no room for a worker, or its workers die faster than they work."""
+
+    exit_code = 69
+
+
+class StoppedError(GtlError):
+    """The system asked the run to stop (SIGTERM). What was finished is saved; the run can be resumed."""
+
+    exit_code = 75
+
+
+class StoppedByUserError(StoppedError):
+    """The user stopped the command with Ctrl-C. What was finished is saved."""
 
     exit_code = 130

@@ -18,6 +18,7 @@ class Status(StrEnum):
     DIVERGED = "diverged"
     CRASHED = "crashed"
     TIMED_OUT = "timed_out"
+    LOST = "lost"  # every worker that tried it died
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def test_a_fitness_is_finite(fitness: float) -> None:
 
 def test_only_ok_is_ok() -> None:
     assert [status for status in Status if Evaluation(status).ok] == [Status.OK]
-    assert {status.value for status in Status} == {"ok", "diverged", "crashed", "timed_out"}
+    assert {status.value for status in Status} == {"ok", "diverged", "crashed", "timed_out", "lost"}
     with pytest.raises(ValueError, match="unknown"):
         Status("unknown")
 
