@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,26 @@ from gtl.learngene.artifact import Learngene
 from gtl.learngene.founders import check_checkpoint
 from gtl.life import World
 from gtl.population.condense import condense
-from gtl.population.evaluator import InProcessEvaluator
 from gtl.population.founding import found
 from gtl.population.manager import Manager
-from gtl.population.observer import Observer
-from gtl.population.run import check_data, extended, next_run, publish_learngene, read_config, read_lineage
-from gtl.population.store import RunStore
-from gtl.versions import versions
+from gtl.population.observer import Observer, Observers
+from gtl.population.outcomes import RememberingEvaluator
+from gtl.population.processes import end_leftovers, record
+from gtl.population.progress import ProgressFile
+from gtl.population.run import (
+    LEFTOVERS,
+    check_data,
+    extended,
+    next_run,
+    publish_learngene,
+    read_config,
+    read_lineage,
+    read_record,
+    write_record,
+)
+from gtl.population.signals import Signals
+from gtl.population.store import RunStore, refuse_used
+from gtl.population.workforce import Employed, employ, settle
 from gtl.world import make_world
 
 KEEP_GENERATIONS = 2  # whose genes stay on disk; journal and states of all stay
@@ -49,6 +63,8 @@ def evolve(
     out: str | Path | None = None,
     *,
     overrides: Sequence[str] = (),
+    workers: int | None = None,
+    address: str | None = None,
     observer: Observer | None = None,
 ) -> Result:
     """Evolve a learngene, in a new run directory.
@@ -57,49 +73,69 @@ def evolve(
         config: a Config, or the path of a YAML file.
         out: the run directory, new or empty. By default the next one under ``populations/<name>/runs/``.
         overrides: ``"section.key=value"``, when `config` is a path.
+        workers: worker processes; by default as many as the configuration or the machine has room for. One: this process.
+        address: a Ray cluster to evolve on: ``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``.
 
     Raises:
         ConfigError, DataError: refused before anything is trained.
+        ClusterError: the cluster is not reachable, or its workers die faster than they work.
         StorageError: the disk failed; the last whole generation is intact and `resume` goes on from it.
         EvolutionError: too much of a generation failed.
+        StoppedError: SIGTERM or Ctrl-C; what was finished is saved.
     """
-    settled = config if isinstance(config, Config) else load_config(config, overrides)
-    world = make_world(settled)
-    check_checkpoint(world)
-    store = RunStore.create(
-        Path(out) if out is not None else next_run(settled.name),
-        config_text=dump_config(settled),
-        config_hash=config_hash(settled),
-        versions=versions(world.compute.device),
-    )
-    return _drive(store, world, observer or Observer())
+    observer = observer or Observer()
+    config = config if isinstance(config, Config) else load_config(config, overrides)
+    path = Path(out) if out is not None else next_run(config.name)
+    with Signals() as signals, signals.interruptible():
+        config, force = settle(config, workers, address)
+        world = make_world(config, computes=force.in_process)
+        check_checkpoint(world)
+        refuse_used(path)
+        with employ(force, world, signals, observer.workers) as employed:
+            text, digest = dump_config(config), config_hash(config)
+            with signals.deferred():
+                store = RunStore.create(path, config_text=text, config_hash=digest, versions=employed.versions)
+            with store.lock(observer.message):
+                return _drive(store, world, employed, signals, observer)
 
 
-def resume(run: str | Path, *, generations: int | None = None, observer: Observer | None = None) -> Result:
-    """Go on with a run from its last whole generation; it ends bit-identical to the uninterrupted run.
+def resume(
+    run: str | Path,
+    *,
+    generations: int | None = None,
+    workers: int | None = None,
+    address: str | None = None,
+    observer: Observer | None = None,
+) -> Result:
+    """Go on with a run from where it was; it ends bit-identical to the uninterrupted run.
 
     Args:
         generations: extend the run to this many generations with lives.
+        workers, address: as for `evolve`; another number or another cluster than before changes nothing in the result.
     """
+    observer = observer or Observer()
     store = RunStore.open(Path(run))
     config = read_config(store.path)
     store.check_config(config_hash(config))
-    with store.lock():
-        config = extended(config, store.path, generations)
-    world = make_world(config)
-    for change in store.version_changes(versions(world.compute.device)):
-        (observer or Observer()).message(f"warning: {change}; the result may differ in its last bits")
-    return _drive(store, world, observer or Observer())
+    with Signals() as signals, signals.interruptible(), store.lock(observer.message):
+        config, force = settle(extended(config, store.path, generations), workers, address)
+        world = make_world(config, computes=force.in_process)
+        end_leftovers(read_record(store.path / LEFTOVERS))
+        with employ(force, world, signals, observer.workers) as employed:
+            for change in store.version_changes(employed.versions):
+                observer.message(f"warning: {change}; the result may differ in its last bits")
+            return _drive(store, world, employed, signals, observer)
 
 
-def _drive(store: RunStore, world: World, observer: Observer) -> Result:
+def _drive(store: RunStore, world: World, employed: Employed, signals: Signals, observer: Observer) -> Result:
     """The main loop: ask, evaluate, tell, commit. Then the finalists meet, and the best becomes the learngene."""
-    with store.lock():
+    signals.run = str(store.path)
+    with signals.deferred(), _watched(observer, store, employed) as observer:
         check_data(store.path, world)
-        ancestor = found(world, store, observer.message)
+        evaluator = RememberingEvaluator(employed.evaluator(store.blobs), store)
+        ancestor = found(world, evaluator, store, observer.message)
         latest = store.latest()
         manager = Manager(world.config, world.layout, ancestor.digest, ancestor.rankings, latest and latest[1])
-        evaluator = InProcessEvaluator(world, store.blobs)
         manager.toolbox.register("evaluate", evaluator.evaluate)
         observer.started(manager, ancestor, store.path)
         while not manager.done:
@@ -112,6 +148,23 @@ def _drive(store: RunStore, world: World, observer: Observer) -> Result:
         learngene = condense(manager, evaluator, store.blobs, read_lineage(store), world, ancestor)
         publish_learngene(store, learngene)
         return Result(store.path, learngene, manager.logbook)
+
+
+@contextmanager
+def _watched(observer: Observer, store: RunStore, employed: Employed) -> Iterator[Observer]:
+    """Whoever watches, and the progress file for those who watch from elsewhere."""
+    both = Observers(observer, ProgressFile(store.path))
+    employed.report_to(both.workers)
+    if employed.processes:
+        write_record(store.path / LEFTOVERS, record(employed.processes))
+    for difference in employed.differences:
+        both.message(f"warning: {difference}; last bits depend on which individual meets which")
+    try:
+        yield both
+        both.finished()
+    except BaseException as error:
+        both.stopped(str(error) or type(error).__name__)
+        raise
 
 
 def _observed(outcomes: Iterable[Outcome], observer: Observer) -> Iterator[Outcome]:

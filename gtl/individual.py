@@ -107,6 +107,15 @@ class Job:
     critic_tasks: int
     task_seed: int
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain form."""
+        genotype, parents = self.genotype.to_json(), [parent.to_json() for parent in self.parents]
+        return {
+            **{name: getattr(self, name) for name in self.__dataclass_fields__},
+            "genotype": genotype,
+            "parents": parents,
+        }
+
 
 @dataclass(frozen=True)
 class Outcome:

@@ -53,8 +53,8 @@ def measure(
     protocol: dict[str, Any] = ({"shots": tuple(shots)} if shots else {}) | (
         {"seeds": seeds} if seeds is not None else {}
     )
-    # where it was evolved is no reason where to measure; threads and precision stay the gene's
-    config = changed_config(config, fewshot=protocol, data={"root": root}, compute={"device": "auto"})
+    # where it was evolved is no reason where to measure, and on how many threads; precision stays the gene's
+    config = changed_config(config, fewshot=protocol, data={"root": root}, compute={"device": "auto", "threads": 0})
     world = _own_world(config, learngene)
     tests = [_test_request(request, config, world) for request in requests]
     for request in tests:

@@ -110,13 +110,33 @@ def publish(path: Path, data: bytes, *, overwrite: bool = False) -> None:
             if overwrite:
                 os.replace(temporary, path)
             else:
-                _rename_if_absent(temporary, path)
+                rename_if_absent(temporary, path)
             step(f"renamed {path.name}")
             sync_folder(path.parent)
         except OSError:  # not BaseException: a kill cleans nothing either, and the sweep must cope with that
             with suppress(OSError):
                 temporary.unlink()
             raise
+
+
+def rename_if_absent(temporary: Path, path: Path) -> None:
+    """Rename, unless the name is taken.
+
+    Raises:
+        FileExistsError: it is; the temporary file stays.
+        OSError: as the system reports it.
+    """
+    try:
+        os.link(temporary, path)  # unlike rename, it fails where the name is taken, in one step
+    except OSError as error:
+        if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.EMLINK}:
+            raise
+        if path.exists():  # a file system without hard links: the check and the rename are two steps
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        os.rename(temporary, path)
+        return
+    step(f"linked {path.name}")
+    temporary.unlink()
 
 
 def publish_folder(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -220,17 +240,3 @@ def _write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-def _rename_if_absent(temporary: Path, path: Path) -> None:
-    try:
-        os.link(temporary, path)  # unlike rename, it fails where the name is taken, in one step
-    except OSError as error:
-        if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.EMLINK}:
-            raise
-        if path.exists():  # a file system without hard links: the check and the rename are two steps
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
-        os.rename(temporary, path)
-        return
-    step(f"linked {path.name}")
-    temporary.unlink()

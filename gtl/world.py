@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from gtl.checks import check_feasible
 from gtl.config import Config, DataSection
 from gtl.data.images import Role, Splits
@@ -11,7 +13,7 @@ from gtl.data.request import DataRequest
 from gtl.data.sources import load
 from gtl.life import World
 from gtl.models import spec_of
-from gtl.training import resolve_compute
+from gtl.training import Compute, resolve_compute
 
 
 def data_request(section: DataSection) -> DataRequest:
@@ -24,10 +26,13 @@ def load_splits(config: Config, roles: Sequence[Role]) -> Splits:
     return load(data_request(config.data), roles)
 
 
-def make_world(config: Config) -> World:
+def make_world(config: Config, *, computes: bool = True) -> World:
     """Load train and validation images, and refuse what cannot work, before anything is trained.
 
     Novel classes are not even loaded: only their names are known here.
+
+    Args:
+        computes: False in a driver that leaves all computing to workers: it needs no GPU, and takes no threads.
 
     Raises:
         ConfigError, DataError: with the key, the value and the remedy.
@@ -43,7 +48,7 @@ def make_world(config: Config) -> World:
         host,
         splits["train"],
         splits["val"],
-        resolve_compute(config.compute),
+        resolve_compute(config.compute) if computes else Compute(torch.device("cpu"), None),
         {role: names for role, names in splits.class_lists.items()},  # noqa: C416 - widens the key type
         splits.digest,
     )

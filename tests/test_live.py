@@ -10,12 +10,14 @@ from typing import Any, cast
 import pytest
 from rich.console import Console
 
-from gtl.cli.live import LiveObserver, Pace, PlainObserver, Watcher, clock_text, observer_for, watching
+from gtl.cli.live import LiveObserver, PlainObserver, Watcher, observer_for, watching
 from gtl.config import Config
 from gtl.genotype import ChannelMask, Genotype
 from gtl.individual import Evaluation, Job, Outcome, Status
 from gtl.population.founding import Ancestor
 from gtl.population.manager import Manager
+from gtl.population.observer import WorkerReport
+from gtl.population.pace import Pace, clock_text
 
 ANCESTOR = Ancestor("00", 1000, {}, {"scratch": 0.11, "pretrained": 0.92})
 GENOTYPE = Genotype({"conv1": ChannelMask(4, [0])})
@@ -147,6 +149,27 @@ def test_live_shows_table_bar_and_references() -> None:
     assert "generation 4 of 5" not in stream.getvalue().split(SHOW)[-1]
 
 
+def test_only_a_terminal_shows_what_happened_to_workers() -> None:
+    report = WorkerReport(7, 1, 6, 2, 1, 3, "worker on node-3 died; g0004-i0002 is tried again")
+    clock, manager = Clock(), FakeManager()
+    stream, console = plain()
+    with PlainObserver(console, clock) as observer:
+        watch(observer, clock, manager)
+        before = stream.getvalue()
+        observer.workers(report)
+    assert stream.getvalue() == before and observer.pace.left(cast(Manager, manager)).seconds == 0
+    stream, console = terminal()
+    with LiveObserver(console, clock) as observer:
+        observer.workers(report)
+        observer._live.refresh()
+        assert report.note in stream.getvalue()
+        observer.evaluated(Outcome("g0004-i0007", "", Evaluation(Status.DIVERGED, reason="loss nan")))
+        observer.workers(report)  # the same news again
+        stream.truncate(0)
+        observer._live.refresh()
+        assert "loss nan" in stream.getvalue() and report.note not in stream.getvalue()
+
+
 def test_live_fits_a_low_terminal_and_shows_a_resumed_run() -> None:
     stream, console = terminal(height=14)
     clock, manager = Clock(), FakeManager(search=0, lives=50)
@@ -181,21 +204,21 @@ def test_time_left() -> None:
     pace, quiet = Pace(clock), Watcher(plain()[1], clock)
     quiet.pace = pace
     known = cast(Manager, manager)
-    assert pace.left(known) == "-"
+    assert pace.left(known).text == "-"
     live_one(manager, quiet, clock, 1.0)
-    assert pace.left(known) == "> 0:08"  # two search generations of 4 jobs; lives not timed yet
+    assert pace.left(known).text == "> 0:08"  # two search generations of 4 jobs; lives not timed yet
     for _ in range(3):
         live_one(manager, quiet, clock, 10.0)
-    assert pace.left(known) == "1:20"
+    assert pace.left(known).text == "1:20"
     pace.asked([make_job(4, number, True) for number in range(4)])
     clock.now += 10
     pace.evaluated(Outcome("g0004-i0000", "", Evaluation(Status.OK, 0.1)))
-    assert pace.left(known) == "1:10"
+    assert pace.left(known).text == "1:10"
     patient = FakeManager(search=0, lives=9, patience=2)
     patient.generation = 5
-    assert pace.left(cast(Manager, patient)).startswith("< ")
+    assert pace.left(cast(Manager, patient)).text.startswith("< ")
     manager.generation = 5
-    assert Pace(clock).left(known) == "0:00"
+    assert Pace(clock).left(known).text == "0:00"
     assert [clock_text(seconds) for seconds in (0.4, 59.6, 3600 * 3 + 420)] == ["0:00", "1:00", "3:07:00"]
 
 
@@ -208,7 +231,7 @@ def test_elite_that_meets_no_new_tasks_needs_no_time() -> None:
     observer.pace.asked([make_job(1, number, True) for number in range(8)])
     clock.now += 1
     observer.pace.evaluated(Outcome("g0001-i0000", "", Evaluation(Status.OK, 0.1)))
-    assert observer.pace.left(cast(Manager, manager)) == "0:07"
+    assert observer.pace.left(cast(Manager, manager)).text == "0:07"
 
 
 class Screen(io.StringIO):

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from gtl.cli import config, data, demo, gene, runs
+from gtl.cli import config, data, demo, doctor, gene, launch, runs, watch
 from gtl.cli.common import interruptible
 from gtl.errors import GtlError
 
@@ -17,11 +17,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (runs, gene, demo):
+for module in (runs, watch, gene, demo, doctor):
     for command in module.COMMANDS:
         app.command()(interruptible(command))
 app.add_typer(data.app, name="data", help="Data sources: list them, look at one.")
 app.add_typer(config.app, name="config", help="Configurations: show one resolved, print the schema.")
+app.add_typer(launch.app, name="launch", help="Files that start a run on a cluster (docs/cluster.md).")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""gtl evolve, resume, status, export: runs."""
+"""gtl evolve, resume, export: runs."""
 
 from __future__ import annotations
 
@@ -7,59 +7,64 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from gtl.cli.common import JsonFlag, Overrides, print_json, say
 
 RunPath = Annotated[Path, typer.Argument(help="Run directory.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Worker processes; by default as many as there is room for. The result does not depend on it."
+    ),
+]
+Address = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="Ray cluster: auto, HOST:PORT or ray://HOST:PORT.")
+]
 
 
 def evolve(
     config: Annotated[Path, typer.Argument(help="YAML file, see configs/.")],
     set_: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="New run directory; by default populations/NAME/runs/NNN.")] = None,
+    workers: Workers = None,
+    address: Address = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what the run will do and need, from a short calibration; start nothing."),
+    ] = False,
     json_: JsonFlag = False,
 ) -> None:
     """Evolve a learngene from a configuration."""
     from gtl import engine
+    from gtl.cli.plan import show_plan
     from gtl.config_file import load_config
 
     settled = load_config(config, set_ or ())
-    _finish(lambda observer: engine.evolve(settled, out, observer=observer), json_)
+    if dry_run:
+        show_plan(settled, workers, out, json_)
+        return
+    _finish(
+        lambda observer: engine.evolve(settled, out, workers=workers, address=address, observer=observer),
+        json_,
+    )
 
 
 def resume(
     run: RunPath,
     generations: Annotated[int | None, typer.Option(min=1, help="Extend to this many generations with lives.")] = None,
+    workers: Workers = None,
+    address: Address = None,
     json_: JsonFlag = False,
 ) -> None:
-    """Go on with a run from its last whole generation."""
+    """Go on with a run from where it was, on as many workers and on whatever cluster there is now."""
     from gtl import engine
 
-    _finish(lambda observer: engine.resume(run, generations=generations, observer=observer), json_)
-
-
-def status(run: RunPath, json_: JsonFlag = False) -> None:
-    """Where a run stands, from its directory alone; also while it is running."""
-    found = run_status(run)
-    if json_:
-        print_json(found)
-        return
-    table = Table(title=f"{found['name']}: {found['state']}")
-    for column in ("generation", "phase", "best", "mean", "worst", "share", "failed", "images"):
-        table.add_column(column, justify="left" if column == "phase" else "right")
-    for row in found["logbook"]:
-        fitness = row.get("fitness", {})
-        table.add_row(
-            str(row["generation"]),
-            row["phase"],
-            *(f"{fitness[key]:.3f}" if key in fitness else "-" for key in ("max", "mean", "min")),
-            f"{row['best_share']:.1%}",
-            str(row["failed"]),
-            f"{row['images']:,}",
-        )
-    Console().print(table)
+    _finish(
+        lambda observer: engine.resume(
+            run, generations=generations, workers=workers, address=address, observer=observer
+        ),
+        json_,
+    )
 
 
 def export(
@@ -81,36 +86,7 @@ def export(
         print(f"{out}: {gene.shares['circuit']:.1%} of the convolution parameters; card in {card}")
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (evolve, resume, status, export)
-
-
-def run_status(run: Path) -> dict[str, Any]:
-    """State of a run as plain values: its configuration's name, last whole generation, logbook, learngene if finished."""
-    from gtl.learngene.artifact import Learngene
-    from gtl.population.run import LEARNGENE, extended, read_config, read_record
-    from gtl.population.store import RunStore
-
-    store = RunStore.open(run)
-    config = extended(read_config(run), run, None)
-    latest = store.latest()
-    last = config.evolution.search_generations + config.evolution.generations
-    logbook = [] if latest is None else latest[1]["logbook"]
-    generation = None if latest is None else latest[0]
-    gene = Learngene.load(run / LEARNGENE) if (run / LEARNGENE).exists() else None
-    finished = gene is not None and gene.provenance["generations"] == generation  # not while an extension is running
-    ancestor = read_record(run / "ancestor.json")
-    founding = f"founding, ancestor at step {ancestor['step']}" if "step" in ancestor else "founding"
-    state = "finished" if finished else founding if generation is None else f"generation {generation} of {last}"
-    return {
-        "name": config.name,
-        "state": state,
-        "finished": finished,
-        "generation": generation,
-        "generations": last,
-        "reference": ancestor.get("reference", {}),
-        "learngene": None if gene is None else str(run / LEARNGENE),
-        "logbook": logbook,
-    }
+COMMANDS: tuple[Callable[..., None], ...] = (evolve, resume, export)
 
 
 def _finish(go: Callable[[Any], Any], json_: bool) -> None:

@@ -37,13 +37,14 @@ def pretrain(
     *,
     saved: Saved | None = None,
     save: Callable[[Saved], None] | None = None,
+    every: float = SAVE_EVERY,
 ) -> tuple[ConvNet, TrainingResult]:
     """Train a whole network on all train classes with the founders' recipe.
 
     Args:
         steps: optimiser steps.
         saved: go on from here; the result equals that of an uninterrupted training.
-        save: called about every SAVE_EVERY seconds with what `saved` needs.
+        save: called about every `every` seconds with what `saved` needs.
     """
     spec = ArchSpec(world.host.arch, world.host.widths, world.train.n_classes)
     network = build(spec, derive(seed, "weights")).to(memory_format=torch.channels_last)
@@ -56,7 +57,7 @@ def pretrain(
 
     def on_epoch(progress: Progress) -> None:
         nonlocal last
-        if save is None or time.monotonic() - last < SAVE_EVERY:
+        if save is None or time.monotonic() - last < every:
             return
         tensors = {f"network.{n}": t.detach().cpu().contiguous() for n, t in network.state_dict().items()}
         names = [name for name, _ in network.named_parameters()]
@@ -84,8 +85,38 @@ def ancestor_steps(config: Config, train_images: int) -> int:
     return max(1, round(config.founders.epochs * (train_images // batch)))
 
 
+class _PausedError(Exception):
+    """Carries a training's progress out of it."""
+
+    def __init__(self, saved: Saved) -> None:
+        self.saved = saved
+
+
+def ancestor_part(world: World, saved: Saved | None, seconds: float) -> Saved | tuple[GeneTensors, int]:
+    """Train the ancestor for about so many seconds, up to the end of an epoch.
+
+    Args:
+        saved: where the part before has ended; None: from the beginning.
+
+    Returns:
+        The progress, or what `ancestor_tensors` gives if this was the last part.
+    """
+
+    def pause(progress: Saved) -> None:
+        raise _PausedError(progress)
+
+    try:
+        return ancestor_tensors(world, saved=saved, save=pause, every=seconds)
+    except _PausedError as paused:
+        return paused.saved
+
+
 def ancestor_tensors(
-    world: World, *, saved: Saved | None = None, save: Callable[[Saved], None] | None = None
+    world: World,
+    *,
+    saved: Saved | None = None,
+    save: Callable[[Saved], None] | None = None,
+    every: float = SAVE_EVERY,
 ) -> tuple[GeneTensors, int]:
     """The ancestor's tensors, head excluded, and the training images that it cost (0 for a checkpoint).
 
@@ -97,7 +128,7 @@ def ancestor_tensors(
     if config.founders.checkpoint is not None:
         return read_checkpoint(Path(config.founders.checkpoint), world), 0
     steps = ancestor_steps(config, len(world.train.labels))
-    network, result = pretrain(world, steps, derive(config.seed, "ancestor"), saved=saved, save=save)
+    network, result = pretrain(world, steps, derive(config.seed, "ancestor"), saved=saved, save=save, every=every)
     if not result.finite:
         raise EvolutionError(
             f"the ancestor's training diverged (loss {result.loss}); lower founders.training.learning_rate "

@@ -45,7 +45,14 @@ class BlobStore:
             LearngeneError: a name, dtype or shape that the container does not hold.
             StorageError: the disk refused.
         """
-        data = container.encode(tensors)
+        return self.put_bytes(container.encode(tensors))
+
+    def put_bytes(self, data: bytes) -> str:
+        """`put` of tensors that are encoded already, as a worker sends them.
+
+        Raises:
+            StorageError: the disk refused.
+        """
         digest = hashlib.sha256(data).hexdigest()
         self._uncommitted.add(digest)
         if self.root is None:
@@ -71,10 +78,14 @@ class BlobStore:
         Raises:
             RunError: no such blob, or it is damaged (then it is moved to quarantine).
         """
+        return container.decode(self.get_bytes(digest))
+
+    def get_bytes(self, digest: str) -> bytes:
+        """The bytes of a blob, verified against its digest; raises as `get` does."""
         if self.root is None:
             if digest not in self._memory:
                 raise RunError(f"no gene tensors {digest!r} in memory; put them first")
-            return container.decode(self._memory[digest])
+            return self._memory[digest]
         data = storage.read_bytes(self.path(digest))
         if data is None:
             raise RunError(f"gene tensors {self.path(digest)} are missing. {_REMEDY}")
@@ -83,7 +94,7 @@ class BlobStore:
             raise RunError(
                 f"gene tensors {self.path(digest)} are damaged (sha256 differs), moved to {moved}. {_REMEDY}"
             )
-        return container.decode(data)
+        return data
 
     def __contains__(self, digest: object) -> bool:
         if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
@@ -118,6 +129,18 @@ class BlobStore:
         if self._quarantine is None:
             raise RunError("a store in memory has no quarantine")
         return storage.set_aside(self.path(digest), self._quarantine)
+
+    def discard(self, digest: str) -> None:
+        """Remove a blob that nothing refers to any more.
+
+        Raises:
+            StorageError: the file could not be removed.
+        """
+        self._uncommitted.discard(digest)
+        self._memory.pop(digest, None)
+        if self.root is not None:
+            with storage.guard(self.path(digest), 0):
+                self.path(digest).unlink(missing_ok=True)
 
     def committed(self) -> None:
         """What was put so far is in a generation, or no longer wanted: from now on it may be pruned."""

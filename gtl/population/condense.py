@@ -20,7 +20,6 @@ from gtl.lineage import Lineage
 from gtl.population.evaluator import Evaluator, GeneStore
 from gtl.population.founding import Ancestor
 from gtl.population.manager import Manager
-from gtl.versions import versions
 
 
 def condense(
@@ -42,7 +41,9 @@ def condense(
         reason = best.evaluation.reason if best.evaluation else ""
         raise EvolutionError(f"none of the {len(finalists)} finalists could be evaluated: {reason}")
     tensors = genes.get(best.gene)
-    return make_learngene(world, best.genotype, tensors, _provenance(manager, best, lineage, world, ancestor))
+    return make_learngene(
+        world, best.genotype, tensors, _provenance(manager, best, lineage, world, ancestor, evaluator.versions)
+    )
 
 
 def make_learngene(
@@ -65,12 +66,18 @@ def shares(layout: ChannelLayout, genotype: Genotype) -> dict[str, float | int]:
 
 
 def _provenance(
-    manager: Manager, best: Individual, lineage: Lineage, world: World, ancestor: Ancestor
+    manager: Manager,
+    best: Individual,
+    lineage: Lineage,
+    world: World,
+    ancestor: Ancestor,
+    versions: Mapping[str, str],
 ) -> dict[str, Any]:
     """Where the gene comes from: what is needed to make it again, and what it cost."""
     assert best.evaluation is not None
     config = world.config.model_dump(mode="json")
     config["data"]["root"] = None  # a path of the machine it was made on says nothing elsewhere
+    del config["cluster"]  # no part of the result: equal genes of one worker and of many have equal bytes
     if world.config.founders.checkpoint is not None:
         config["founders"]["checkpoint"] = Path(world.config.founders.checkpoint).name
     parent = best.parents[0]
@@ -80,7 +87,7 @@ def _provenance(
         "config_hash": config_hash(world.config),
         "data": {"source": world.train.source, "classes": world.class_digest, "lists": world.class_lists},
         "seed": world.config.seed,
-        "versions": versions(world.compute.device),
+        "versions": dict(versions),
         "generations": manager.generation,
         "winner": {
             "parents": list(best.parents),

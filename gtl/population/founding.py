@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from gtl.critic import Gene, criticise, draw_tasks
 from gtl.errors import RunError
 from gtl.evolution.mutation import Ranking
-from gtl.learngene.founders import Saved, ancestor_steps, ancestor_tensors
+from gtl.learngene import founders
+from gtl.learngene.founders import Saved, ancestor_part, ancestor_steps, ancestor_tensors
 from gtl.learngene.oneshot import METHODS, channel_scores
 from gtl.life import World
 from gtl.models import build
+from gtl.population.evaluator import Evaluator
 from gtl.population.run import read_record, write_record
 from gtl.population.store import RunStore
 from gtl.seeds import derive
@@ -39,37 +41,55 @@ class Ancestor:
     reference: Mapping[str, float]
 
 
-def found(world: World, store: RunStore, say: Callable[[str], None]) -> Ancestor:
-    """The run's ancestor: read back if the run has it, otherwise made now."""
+def found(world: World, evaluator: Evaluator, store: RunStore, say: Callable[[str], None]) -> Ancestor:
+    """The run's ancestor: read back if the run has it, otherwise made now, where the evaluator computes."""
     record = read_record(store.path / RECORD)
     if world.config.founders.kind == "random":
         if "reference" not in record:
-            record = {"reference": reference_lines(world, None)}
+            record = {"reference": evaluator.call(reference_lines, None)}
             write_record(store.path / RECORD, record)
         return Ancestor(None, 0, {}, record["reference"])
     if "gene" not in record:
-        steps = ancestor_steps(world.config, len(world.train.labels))
-        began = time.perf_counter()
-        saved = None
-        if "progress" in record:
-            try:
-                saved = Saved(int(record["step"]), store.blobs.get(record["progress"]))
-                say(f"ancestor: going on from step {saved.step} of {steps}")
-            except RunError as error:
-                say(f"ancestor: its saved training cannot be used ({error}); training it again from the start")
-        if saved is None and world.config.founders.checkpoint is None:
-            say(f"ancestor: {steps} steps of {world.config.founders.training.batch_size} images")
-
-        def save(progress: Saved) -> None:
-            write_record(store.path / RECORD, {"step": progress.step, "progress": store.blobs.put(progress.tensors)})
-            say(f"ancestor: step {progress.step} of {steps}, {time.perf_counter() - began:.0f} s")
-
-        tensors, images = ancestor_tensors(world, saved=saved, save=save)
-        record = {"gene": store.blobs.put(tensors), "images": images, "reference": reference_lines(world, tensors)}
+        if world.config.founders.checkpoint is not None:  # a file of this machine, perhaps not of a worker's
+            tensors, images = ancestor_tensors(world)
+        else:
+            tensors, images = _train(world, evaluator, store, say)
+        reference = evaluator.call(reference_lines, tensors)
+        record = {"gene": store.blobs.put(tensors), "images": images, "reference": reference}
         write_record(store.path / RECORD, record)
     tensors = store.blobs.get(record["gene"])
     rankings = {method: channel_scores(tensors, world.layout, method, world.config.seed) for method in METHODS}
     return Ancestor(record["gene"], int(record["images"]), rankings, record["reference"])
+
+
+def _train(world: World, evaluator: Evaluator, store: RunStore, say: Callable[[str], None]) -> tuple[GeneTensors, int]:
+    """Train the ancestor part by part; what a part has reached is on the disk before the next begins."""
+    steps = ancestor_steps(world.config, len(world.train.labels))
+    saved = _saved(store, steps, say)
+    if saved is None:
+        say(f"ancestor: {steps} steps of {world.config.founders.training.batch_size} images")
+    began = time.perf_counter()
+    while isinstance(part := evaluator.call(ancestor_part, saved, founders.SAVE_EVERY), Saved):
+        saved, before = part, read_record(store.path / RECORD).get("progress")
+        write_record(store.path / RECORD, {"step": saved.step, "progress": store.blobs.put(saved.tensors)})
+        if before is not None:
+            store.blobs.discard(before)  # or a long training would fill the disk
+        say(f"ancestor: step {saved.step} of {steps}, {time.perf_counter() - began:.0f} s")
+    return part
+
+
+def _saved(store: RunStore, steps: int, say: Callable[[str], None]) -> Saved | None:
+    """Where an ancestor's training was when it was killed; None if it has not begun, or cannot be read."""
+    record = read_record(store.path / RECORD)
+    if "progress" not in record:
+        return None
+    try:
+        saved = Saved(int(record["step"]), store.blobs.get(record["progress"]))
+    except RunError as error:
+        say(f"ancestor: its saved training cannot be used ({error}); training it again from the start")
+        return None
+    say(f"ancestor: going on from step {saved.step} of {steps}")
+    return saved
 
 
 def reference_lines(world: World, ancestor: GeneTensors | None) -> dict[str, float]:

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gtl.config import Config
-from gtl.errors import EvolutionError
+from gtl.errors import ClusterError, EvolutionError
 from gtl.evolution.fitness import update_scores
 from gtl.evolution.founding import draw_allocation, top_channels
 from gtl.evolution.mutation import Ranking
 from gtl.evolution.toolbox import HallOfFame, generation_statistics, make_toolbox
 from gtl.genotype import ChannelMask, Genotype
-from gtl.individual import Individual, Job, Outcome, ParentGene
+from gtl.individual import Individual, Job, Outcome, ParentGene, Status
 from gtl.layout import ChannelLayout
 from gtl.lineage import birth_row, death_row, evaluation_row
 from gtl.seeds import derive, rng
@@ -105,6 +105,7 @@ class Manager:
         Raises:
             RuntimeError: not asked, an outcome that was not asked for, or one that is missing.
             EvolutionError: too large a share of the generation failed.
+            ClusterError: the same, most of it since workers died or did not answer.
         """
         if self._asked is None:
             raise RuntimeError("tell() was called without calling ask()")
@@ -296,7 +297,9 @@ class Manager:
         failed = [i for i in self._asked if not i.ok]
         if len(failed) > self.config.evolution.max_failed * len(self._asked) or len(failed) == len(self._asked):
             reasons = sorted({i.evaluation.reason for i in failed if i.evaluation})
-            raise EvolutionError(
+            gone = [i for i in failed if i.evaluation and i.evaluation.status in (Status.LOST, Status.TIMED_OUT)]
+            error = ClusterError if 2 * len(gone) > len(failed) else EvolutionError  # whose fault was it
+            raise error(
                 f"generation {generation}: {len(failed)} of {len(self._asked)} individuals failed "
                 f"(evolution.max_failed is {self.config.evolution.max_failed}). Causes: {'; '.join(reasons[:3])}"
             )

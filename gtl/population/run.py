@@ -20,6 +20,7 @@ POPULATIONS = Path("populations")
 LEARNGENE = "learngene.safetensors"
 EXTENSION = "extension.json"
 DATA = "data.json"
+LEFTOVERS = "ray.json"  # processes that a killed driver leaves behind
 
 
 def next_run(name: str) -> Path:

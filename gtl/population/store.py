@@ -12,28 +12,26 @@ import hashlib
 import json
 import os
 import re
-import socket
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from gtl import storage
 from gtl.errors import RunError, StorageError
 from gtl.learngene.container import strict_json
 from gtl.population import journal
 from gtl.population.blobs import BlobStore
+from gtl.population.lock import RunLock, warn
 from gtl.population.manifest import MANIFEST, DamagedError, fingerprint, read_listed, read_manifest, seal
 
 __all__ = ["RUN_FORMAT", "BlobStore", "RunStore"]
 
 RUN_FORMAT = "1.0"
-RUN, CONFIG, LINEAGE, STATE, HOLDER = "run.json", "config.yaml", "lineage.jsonl", "state.json", "lock.json"
+RUN, CONFIG, LINEAGE, STATE = "run.json", "config.yaml", "lineage.jsonl", "state.json"
 _GENERATION = re.compile(r"gen-([0-9]{6,})")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -61,7 +59,7 @@ class RunStore:
         self.path = path
         self.info = info
         self.blobs = BlobStore(path / "blobs" / "sha256", path / "quarantine")
-        self._locked = False
+        self._lock: RunLock | None = None
         self._tip: _Tip | None = None
 
     @classmethod
@@ -75,12 +73,7 @@ class RunStore:
             StorageError: the disk refused.
         """
         root = Path(path)
-        with storage.guard(root, 4096):
-            if root.exists() and not root.is_dir():
-                raise RunError(f"{root} is a file; give the path of a new run directory")
-            present = sorted(entry.name for entry in root.iterdir())[:4] if root.exists() else []
-        if present:
-            raise RunError(f"{root} is not empty ({', '.join(present)}); give a new path, or resume the run in it")
+        refuse_used(root)
         info = {
             "format": RUN_FORMAT,
             "id": uuid.uuid4().hex[:12],
@@ -153,35 +146,23 @@ class RunStore:
         ]
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Be the one writer. The system frees the lock when its holder dies; leftovers of a killed writer are swept.
+    def lock(self, say: Callable[[str], None] = warn) -> Iterator[None]:
+        """Be the one writer. A dead one's lock is taken over, and what it left unfinished is swept.
+
+        Args:
+            say: told when another host's driver is given time for a sign of life, and when a dead one is taken over.
 
         Raises:
             RunError: another live driver holds it; names its process and host.
             StorageError: the directory cannot be written to (tested by writing).
         """
-        holder = self.path / HOLDER
-        lock = filelock.FileLock(self.path / ".lock", timeout=0)
-        with storage.guard(self.path, 4096):
+        with RunLock(self.path, say) as held:
             try:
-                lock.acquire()
-            except filelock.Timeout:
-                raise RunError(
-                    f"{self.path} is in use by another driver ({_read_holder(holder)}). Wait for it or stop it; "
-                    "`gtl status` and `gtl export` work meanwhile."
-                ) from None
-        try:
-            storage.preflight(self.path)
-            self._locked = True
-            self.sweep()
-            me = {"pid": os.getpid(), "host": socket.gethostname()}
-            storage.publish(holder, json.dumps(me).encode() + b"\n", overwrite=True)
-            yield
-        finally:
-            self._locked, self._tip = False, None
-            with suppress(OSError):
-                holder.unlink()
-            lock.release()
+                self._lock = held
+                self.sweep()
+                yield
+            finally:
+                self._lock, self._tip = None, None
 
     def commit(self, generation: int, state: Mapping[str, Any], lineage_rows: Sequence[Mapping[str, Any]]) -> None:
         """Make `generation` durable: when this returns, it survives any kill.
@@ -192,7 +173,7 @@ class RunStore:
             lineage_rows: what happened in this generation, for the journal.
 
         Raises:
-            RunError: not locked, generation not higher, or a blob is not in the store.
+            RunError: not locked, or no longer; generation not higher; or a blob is not in the store.
             StorageError: the disk refused. Whatever was committed is intact; go on from `latest`.
         """
         self._need_lock("commit")
@@ -227,6 +208,10 @@ class RunStore:
             storage.publish_folder(folder, {**files, MANIFEST: manifest})
         except FileExistsError as error:
             raise StorageError(f"{folder} is there already, but was not made by this run; move it away") from error
+        # A driver that slept here for longer than its lease: who took over has mended the journal. Asleep before the
+        # rename of the folder, it finds the name taken. Asleep after this line, the journal has its rows twice, which
+        # is refused with its remedy: generations cannot be harmed.
+        self._need_lock("commit")
         storage.append_durable(self.path / LINEAGE, rows)
         self._tip = _Tip(generation, hashlib.sha256(manifest).hexdigest(), size, written)
         self.blobs.committed()
@@ -291,7 +276,8 @@ class RunStore:
                 f"{self.path} has no whole generation left ({reasons}). Start a new run with the same configuration: "
                 "it repeats this one."
             )
-        if self._locked:
+        if self._lock is not None:
+            self._lock.check()
             text = self._mend_journal(manifest["journal"], generations[len(bad) :], abandoning=bool(bad))
             for folder, _ in bad:
                 storage.set_aside(folder, self.path / "quarantine")
@@ -333,7 +319,7 @@ class RunStore:
         for digest in manifest["blobs"]:
             reason = self.blobs.damage(digest)
             if reason is not None:
-                if self._locked and reason != "missing":
+                if self._lock is not None and reason != "missing":
                     self.blobs.set_aside(digest)
                 raise DamagedError(f"blob {digest}: {reason}")
         return manifest, state
@@ -345,13 +331,17 @@ class RunStore:
         return manifest
 
     def _need_lock(self, what: str) -> None:
-        if not self._locked:
+        """Refuse unless the lock is held, still."""
+        if self._lock is None:
             raise RunError(f"{what} on {self.path} without the lock; use `with store.lock():` around it")
+        self._lock.check()
 
 
-def _read_holder(path: Path) -> str:
-    try:
-        holder = json.loads(path.read_bytes())
-        return f"process {int(holder['pid'])} on {holder['host']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "it has not said which"
+def refuse_used(path: Path) -> None:
+    """Raise RunError unless `path` is absent or an empty folder: a place for a new run."""
+    with storage.guard(path, 4096):
+        if path.exists() and not path.is_dir():
+            raise RunError(f"{path} is a file; give the path of a new run directory")
+        present = sorted(entry.name for entry in path.iterdir())[:4] if path.exists() else []
+    if present:
+        raise RunError(f"{path} is not empty ({', '.join(present)}); give a new path, or resume the run in it")

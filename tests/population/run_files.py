@@ -53,6 +53,17 @@ def leftovers(path: Path) -> list[str]:
     return [str(found) for found in path.rglob("*.tmp.*")]
 
 
+def lease(run: Path) -> Path:
+    """Of the run's driver."""
+    return run / "lock.json"
+
+
+def foreign(**changes: Any) -> bytes:
+    """A lease from another host."""
+    record = {"pid": 17, "host": "node-3", "boot": "b", "token": "t" * 32, "every": 0.1, "beat": 4, **changes}
+    return json.dumps(record).encode() + b"\n"
+
+
 @contextmanager
 def mounted(folder: Path, options: str) -> Iterator[Path]:
     """A tmpfs with these options; the test is skipped where it cannot be mounted."""

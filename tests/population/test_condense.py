@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,13 @@ class Sabotaged:
 
     evaluator: InProcessEvaluator
     spared: str
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        return self.evaluator.versions
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        return self.evaluator.call(function, *args)
 
     def evaluate(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
         for outcome in self.evaluator.evaluate(jobs):

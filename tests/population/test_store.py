@@ -148,7 +148,7 @@ def test_commit_refuses_what_it_cannot_keep(tmp_path: Path) -> None:
     assert store.latest() is not None and not leftovers(store.path)
 
 
-def test_create_refuses_what_is_there(tmp_path: Path) -> None:
+def test_f18_create_refuses_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(RunError, match="is a file"):
         create(tmp_path / "file")
@@ -164,7 +164,7 @@ def test_create_refuses_what_is_there(tmp_path: Path) -> None:
         create(tmp_path / "empty")
 
 
-def test_open_refuses_what_is_no_run(tmp_path: Path) -> None:
+def test_f22_open_refuses_what_is_no_run(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing"):
         with pytest.raises(RunError, match="not a run directory"):
             RunStore.open(path)
@@ -183,7 +183,7 @@ def test_open_refuses_what_is_no_run(tmp_path: Path) -> None:
     RunStore.open(store.path)
 
 
-def test_another_config_and_other_versions(tmp_path: Path) -> None:
+def test_f22_another_config_and_other_versions(tmp_path: Path) -> None:
     store = create(tmp_path / "run")
     store.check_config("c" * 64)
     with pytest.raises(RunError, match=r"another config: it has c{64}, this one is d{64}.*config\.yaml"):
@@ -249,7 +249,7 @@ def test_modes_follow_the_umask(tmp_path: Path) -> None:
 # --- F16: a kill at any point -------------------------------------------------------------------------------------
 
 
-def test_a_kill_between_any_two_steps_leaves_a_whole_generation(
+def test_f16_a_kill_between_any_two_steps_leaves_a_whole_generation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # hundreds of them; the order of steps is what counts
@@ -294,7 +294,7 @@ def test_a_kill_between_any_two_steps_leaves_a_whole_generation(
     assert len(set(whole)) == 1, "a resumed run has the same generations, bit for bit"
 
 
-def test_a_kill_while_a_run_is_made_or_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f16_a_kill_while_a_run_is_made_or_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     steps: list[str] = []
     monkeypatch.setattr(storage, "fault", steps.append)

@@ -7,6 +7,7 @@ import itertools
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def run(tmp_path: Path) -> tuple[RunStore, list[dict[str, Any]]]:
 # --- F17, F18: the disk -------------------------------------------------------------------------------------------
 
 
-def test_every_step_of_a_commit_may_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f17_every_step_of_a_commit_may_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # hundreds of them; the order of steps is what counts
     steps: list[str] = []
     store = create(tmp_path / "count")
@@ -64,7 +65,7 @@ def test_every_step_of_a_commit_may_fail(tmp_path: Path, monkeypatch: pytest.Mon
             commit(store, latest[0] + 1)
 
 
-def test_full_disk(tmp_path: Path) -> None:
+def test_f17_full_disk(tmp_path: Path) -> None:
     with mounted(tmp_path / "disk", "size=2m") as disk:
         store = create(disk / "run")
         with store.lock():
@@ -103,7 +104,7 @@ def test_full_disk(tmp_path: Path) -> None:
             commit(store, generation + 1)
 
 
-def test_read_only_directory(tmp_path: Path) -> None:
+def test_f18_read_only_directory(tmp_path: Path) -> None:
     with mounted(tmp_path / "disk", "size=2m") as disk:
         store = create(disk / "run")
         with store.lock():
@@ -117,13 +118,30 @@ def test_read_only_directory(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_no_permission(tmp_path: Path) -> None:
+def test_f18_no_permission(tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
     with pytest.raises(StorageError, match="Permission denied"):
         create(tmp_path / "locked" / "run")
 
 
-def test_unreadable_is_not_damaged(run: tuple[RunStore, list[Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f18_slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every fsync takes its time, as on a busy server: nothing is believed done before it is."""
+    real, order = os.fsync, []
+
+    def slow(descriptor: int) -> None:
+        time.sleep(0.02)
+        real(descriptor)
+        order.append(os.readlink(f"/proc/self/fd/{descriptor}") if Path("/proc/self/fd").exists() else "")
+
+    store = create(tmp_path / "run")
+    with store.lock():
+        commit(store, 0)
+        monkeypatch.setattr(os, "fsync", slow)
+        state = commit(store, 1)
+    assert len(order) >= 6 and RunStore.open(store.path).latest() == (1, state)
+
+
+def test_f18_unreadable_is_not_damaged(run: tuple[RunStore, list[Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that fails for a moment must not send whole generations to quarantine."""
     store, states = run
     original = Path.read_bytes
@@ -151,7 +169,7 @@ def flip(path: Path, at: int, bit: int) -> None:
         stream.write(bytes([byte ^ bit]))
 
 
-def test_any_flipped_bit_steps_back_one_generation(run: tuple[RunStore, list[Any]]) -> None:
+def test_f19_any_flipped_bit_steps_back_one_generation(run: tuple[RunStore, list[Any]]) -> None:
     store, states = run
     folder = store.path / "gen-000002"
     files = [*folder.iterdir(), store.blobs.path(states[2]["blobs"][0])]
@@ -167,7 +185,7 @@ def test_any_flipped_bit_steps_back_one_generation(run: tuple[RunStore, list[Any
 
 
 @pytest.mark.parametrize("what", ["state.json", "manifest.json", "lineage.jsonl", "blob", "missing blob", "no state"])
-def test_damage_is_quarantined_and_the_run_goes_on(run: tuple[RunStore, list[Any]], what: str) -> None:
+def test_f19_damage_is_quarantined_and_the_run_goes_on(run: tuple[RunStore, list[Any]], what: str) -> None:
     store, states = run
     path = store.path / "gen-000002" / what
     if "blob" in what:
@@ -189,7 +207,7 @@ def test_damage_is_quarantined_and_the_run_goes_on(run: tuple[RunStore, list[Any
     assert len(list((store.path / "quarantine").glob("gen-000002*"))) == 2, "nothing in quarantine is overwritten"
 
 
-def test_damage_everywhere(run: tuple[RunStore, list[Any]]) -> None:
+def test_f19_damage_everywhere(run: tuple[RunStore, list[Any]]) -> None:
     store, states = run
     store.blobs.path(states[0]["blobs"][1]).unlink()  # every generation shares it
     with store.lock():
@@ -198,7 +216,7 @@ def test_damage_everywhere(run: tuple[RunStore, list[Any]]) -> None:
         assert len(list(store.path.glob("gen-*"))) == 3, "nothing moves when there is nothing to go back to"
 
 
-def test_damage_of_an_old_generation_matters_only_when_needed(run: tuple[RunStore, list[Any]]) -> None:
+def test_f19_damage_of_an_old_generation_matters_only_when_needed(run: tuple[RunStore, list[Any]]) -> None:
     store, states = run
     (store.path / "gen-000000" / "lineage.jsonl").write_text("x")
     (store.path / "gen-000000" / "manifest.json").unlink()
@@ -216,7 +234,7 @@ def test_damage_of_an_old_generation_matters_only_when_needed(run: tuple[RunStor
 
 
 @pytest.mark.parametrize("kind", ["torn", "rows missing", "empty", "absent", "CRLF", "CRLF torn", "zeros", "whole"])
-def test_journal_is_mended(run: tuple[RunStore, list[Any]], kind: str) -> None:
+def test_f20_journal_is_mended(run: tuple[RunStore, list[Any]], kind: str) -> None:
     store, states = run
     path = store.path / "lineage.jsonl"
     whole = path.read_bytes()
@@ -246,7 +264,7 @@ def test_journal_is_mended(run: tuple[RunStore, list[Any]], kind: str) -> None:
     ("kind", "line"),
     [("garbage", 5), ("edited", 5), ("line lost", 5), ("line twice", 6), ("last twice", 10), ("more", 10)],
 )
-def test_journal_damage_is_refused_by_line(run: tuple[RunStore, list[Any]], kind: str, line: int) -> None:
+def test_f20_journal_damage_is_refused_by_line(run: tuple[RunStore, list[Any]], kind: str, line: int) -> None:
     store, states = run
     path = store.path / "lineage.jsonl"
     whole = path.read_bytes()
@@ -283,7 +301,7 @@ with store.lock():
 """
 
 
-def test_a_second_driver_is_refused_and_a_dead_one_is_not(run: tuple[RunStore, list[Any]]) -> None:
+def test_f21_a_second_driver_is_refused_and_a_dead_one_is_not(run: tuple[RunStore, list[Any]]) -> None:
     store, states = run
     command = [sys.executable, "-c", DRIVER, str(store.path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
@@ -307,7 +325,7 @@ def test_a_second_driver_is_refused_and_a_dead_one_is_not(run: tuple[RunStore, l
     assert journal(store.path)[9] == {"id": "from the other"} and len(states) == 3
 
 
-def test_the_lock_is_freed_by_errors_and_knows_no_clock(
+def test_f21_the_lock_is_freed_by_errors_and_knows_no_clock(
     run: tuple[RunStore, list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, _ = run

@@ -1,0 +1,86 @@
+"""What happens in a worker process: the world is built once, then one call after the other computes in it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from gtl.config import Config
+from gtl.data.images import ImageSet, Role
+from gtl.individual import Evaluation, Job
+from gtl.learngene import container
+from gtl.life import World
+from gtl.models import ArchSpec
+from gtl.population.evaluator import attempt
+from gtl.training import resolve_compute
+from gtl.versions import versions
+
+
+@dataclass(frozen=True)
+class PlainImages:
+    """An ImageSet as numpy arrays: Ray keeps those in shared memory, one copy for all workers of a node."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    role: Role
+    source: str
+    mirror: bool
+
+
+@dataclass(frozen=True)
+class PlainWorld:
+    """A World without tensors and without a device."""
+
+    config: Config
+    host: ArchSpec
+    train: PlainImages
+    val: PlainImages
+    class_lists: Mapping[str, tuple[str, ...]]
+    class_digest: str
+
+
+def plain(world: World) -> PlainWorld:
+    """For sending."""
+    return PlainWorld(
+        world.config, world.host, _plain(world.train), _plain(world.val), world.class_lists, world.class_digest
+    )
+
+
+def prepare(shared: PlainWorld) -> tuple[dict[str, str], World]:
+    """In the worker: its versions, and the world on the device that it was given."""
+    compute = resolve_compute(shared.config.compute)
+    train, val = _images(shared.train), _images(shared.val)
+    world = World(shared.config, shared.host, train, val, compute, shared.class_lists, shared.class_digest)
+    return versions(compute.device), world
+
+
+def live(world: World, job: Job, *parents: bytes) -> tuple[bytes | None, Evaluation]:
+    """A life, with genes as the bytes of their files: what travels is what is stored."""
+    tensors, evaluation = attempt(
+        job, [container.decode(bytes(parent)) for parent in parents], world, memory_passes=True
+    )
+    return None if tensors is None else container.encode(tensors), evaluation
+
+
+def compute(world: World, function: Callable[..., Any], *args: Any) -> Any:
+    """Anything else that needs the world, such as the ancestor's training."""
+    return function(world, *args)
+
+
+def _plain(images: ImageSet) -> PlainImages:
+    return PlainImages(
+        images.images.numpy(), images.labels.numpy(), images.class_names, images.role, images.source, images.mirror
+    )
+
+
+def _images(found: PlainImages) -> ImageSet:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the arrays are read-only, and nothing here writes to them
+        images, labels = torch.from_numpy(found.images), torch.from_numpy(found.labels)
+    return ImageSet(images, labels, found.class_names, found.role, found.source, found.mirror)
