@@ -196,7 +196,9 @@ class ComputeSection(Section):
     """Where it runs. Part of the run: results are reproducible for a given choice."""
 
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    threads: int = Field(0, ge=0, le=1024, description="CPU threads of a worker; 0: settled when a run begins, all cores shared out among its workers")
+    threads: int = Field(
+        0, ge=0, le=1024, description="CPU threads of a worker; 0: all cores, shared out when a run begins"
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 where the hardware has it"
     )

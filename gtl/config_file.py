@@ -73,8 +73,8 @@ def dump_config(config: Config) -> str:
 def config_hash(config: Config) -> str:
     """sha256 (hex) of the canonical JSON of everything that can change a result.
 
-    All values count, defaults written out, except `name`, `description`, `data.root` and `cluster`. `compute` counts: results are
-    reproducible for a given choice of it. Equal configs have equal hashes, however their files were written.
+    All values count, defaults written out, except `name`, `description`, `data.root` and `cluster`. `compute` counts:
+    results are reproducible for a given choice of it. Equal configs have equal hashes, however their files were written.
     """
     values = config.model_dump(mode="json", exclude=NOT_HASHED)
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

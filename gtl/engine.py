@@ -127,10 +127,10 @@ def resume(
             return _drive(store, world, employed, signals, observer)
 
 
-def _drive(store: RunStore, world: World, employed: Employed, signals: Signals, observer: Observer) -> Result:
+def _drive(store: RunStore, world: World, employed: Employed, signals: Signals, watcher: Observer) -> Result:
     """The main loop: ask, evaluate, tell, commit. Then the finalists meet, and the best becomes the learngene."""
     signals.run = str(store.path)
-    with signals.deferred(), _watched(observer, store, employed) as observer:
+    with signals.deferred(), _watched(watcher, store, employed) as observer:
         check_data(store.path, world)
         evaluator = RememberingEvaluator(employed.evaluator(store.blobs), store)
         ancestor = found(world, evaluator, store, observer.message)
@@ -157,8 +157,8 @@ def _watched(observer: Observer, store: RunStore, employed: Employed) -> Iterato
     employed.report_to(both.workers)
     if employed.processes:
         write_record(store.path / LEFTOVERS, record(employed.processes))
-    for difference in employed.differences:
-        both.message(f"warning: {difference}; last bits depend on which individual meets which")
+    for warning in employed.warnings:
+        both.message(f"warning: {warning}")
     try:
         yield both
         both.finished()

@@ -109,12 +109,14 @@ class Job:
 
     def to_json(self) -> dict[str, Any]:
         """Plain form."""
-        genotype, parents = self.genotype.to_json(), [parent.to_json() for parent in self.parents]
-        return {
-            **{name: getattr(self, name) for name in self.__dataclass_fields__},
-            "genotype": genotype,
-            "parents": parents,
-        }
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {**plain, "genotype": self.genotype.to_json(), "parents": [parent.to_json() for parent in self.parents]}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Job:
+        """Inverse of `to_json`."""
+        genotype = Genotype.from_json(value["genotype"])
+        return cls(**{**value, "genotype": genotype, "parents": tuple(map(ParentGene.from_json, value["parents"]))})
 
 
 @dataclass(frozen=True)

@@ -325,7 +325,7 @@ def test_another_configuration_is_refused(done: engine.Result, tmp_path: Path) -
     assert engine.resume(run).learngene.digest == done.learngene.digest, "a name changes no result"
 
 
-def test_other_versions_are_said(done: engine.Result, tmp_path: Path) -> None:
+def test_f22_other_versions_are_said(done: engine.Result, tmp_path: Path) -> None:
     run = copied(done.run, tmp_path / "run")
     info = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**info, "versions": {**info["versions"], "torch": "1.0"}}))
@@ -357,7 +357,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(tmp_path: Path) 
         engine.resume(tmp_path / "nowhere")
 
 
-def test_a_run_whose_lives_all_diverge_ends_with_the_cause(tmp_path: Path) -> None:
+def test_f24_a_run_whose_lives_all_diverge_ends_with_the_cause(tmp_path: Path) -> None:
     calm = tiny(evolution={"search_generations": 0})
     training = calm.life.training.model_copy(update={"learning_rate": 1e9})  # refused in a file
     wild = calm.model_copy(update={"life": calm.life.model_copy(update={"training": training})})
@@ -404,7 +404,7 @@ def kill_after(run: Path, seconds: float, appeared: str = "") -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_signal_9_at_five_random_moments(tmp_path: Path) -> None:
+def test_f4_signal_9_at_five_random_moments(tmp_path: Path) -> None:
     """Killed, resumed in a new process: the same learngene, byte for byte. The first moment is while the ancestor trains."""
     alone = tmp_path / "alone"
     began = time.monotonic()
@@ -434,7 +434,7 @@ def test_signal_9_at_five_random_moments(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_run_killed_again_and_again_gets_there(tmp_path: Path) -> None:
+def test_f4_a_run_killed_again_and_again_gets_there(tmp_path: Path) -> None:
     alone, run = tmp_path / "alone", tmp_path / "run"
     began = time.monotonic()
     assert start(alone).wait() == 0

@@ -57,6 +57,13 @@ def test_individuals_round_trip() -> None:
     assert fresh.score == failed.score == -math.inf and failed.to_json()["score"] is None
 
 
+def test_jobs_round_trip() -> None:
+    parents = (ParentGene("a", "ab" * 32, GENOTYPE), ParentGene("b", "cd" * 32, GENOTYPE))
+    for given in ((), parents):
+        job = Job("g1-i0", 1, GENOTYPE, given, True, 2**62 + 1, 3, 2, 5)
+        assert Job.from_json(strict(job.to_json())) == job
+
+
 def test_deepcopy_of_an_individual_shares_its_genotype() -> None:
     individual = Individual("g1-i0", 1, GENOTYPE, evaluation=GOOD)
     clone = copy.deepcopy(individual)

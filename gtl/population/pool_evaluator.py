@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 from gtl.errors import ClusterError
@@ -11,6 +13,7 @@ from gtl.population.blobs import BlobStore
 from gtl.population.retry import Call, Lost
 from gtl.population.worker import compute, live
 
+WRITERS = 8  # genes that are written at once: each write waits for the disk, and workers must not wait for it
 T = TypeVar("T")
 
 
@@ -22,8 +25,8 @@ class Pool(Protocol):
         """What distinct workers said of themselves; at least one."""
         ...
 
-    def run(self, calls: Iterable[Call], fetch: Callable[[str], bytes]) -> Iterator[tuple[Call, Any]]:
-        """Calls and their results, or Lost."""
+    def run(self, calls: Iterable[Call], fetch: Callable[[str], bytes]) -> Iterator[list[tuple[Call, Any]]]:
+        """Calls and their results, or Lost; what arrived together comes together."""
         ...
 
 
@@ -51,17 +54,14 @@ class PoolEvaluator:
                 key=job.individual,
                 kind="life" if job.lives else "criticism",
                 function=live,
-                args=(job,),
+                args=(json.dumps(job.to_json()).encode(),),
                 blobs=tuple(parent.gene for parent in job.parents),
             )
             for job in jobs
         ]
-        for call, result in self._pool.run(calls, self._genes.get_bytes):
-            if isinstance(result, Lost):
-                yield Outcome(call.key, "", Evaluation(result.status, reason=result.reason, seconds=result.seconds))
-                continue
-            data, evaluation = result
-            yield Outcome(call.key, "" if data is None else self._genes.put_bytes(data), evaluation)
+        with ThreadPoolExecutor(WRITERS, "gtl-writer") as writers:
+            for arrived in self._pool.run(calls, self._genes.get_bytes):
+                yield from (writers.map if len(arrived) > 1 else map)(self._outcome, arrived)
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
         """On some worker.
@@ -70,7 +70,15 @@ class PoolEvaluator:
             ClusterError: it cost too many workers.
         """
         name = function.__name__.replace("_", " ")
-        ((_, result),) = self._pool.run([Call(name, name, compute, (function, *args))], self._genes.get_bytes)
+        (((_, result),),) = self._pool.run([Call(name, name, compute, (function, *args))], self._genes.get_bytes)
         if isinstance(result, Lost):
             raise ClusterError(f"{name}: {result.reason}. Resume the run when the cluster is well again.")
         return result  # type: ignore[no-any-return]
+
+    def _outcome(self, found: tuple[Call, Any]) -> Outcome:
+        """Of a call, with its gene on the disk."""
+        call, result = found
+        if isinstance(result, Lost):
+            return Outcome(call.key, "", Evaluation(result.status, reason=result.reason, seconds=result.seconds))
+        data, evaluation = result
+        return Outcome(call.key, "" if data is None else self._genes.put_bytes(data), evaluation)

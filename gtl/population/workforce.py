@@ -20,7 +20,6 @@ from gtl.population.signals import Signals
 from gtl.population.worker import plain, prepare
 from gtl.versions import versions
 
-
 Report = Callable[[WorkerReport], None]
 
 
@@ -51,14 +50,14 @@ class Employed:
     Attributes:
         versions: what it computes with.
         evaluator: makes an evaluator of a run's blobs.
-        differences: sentences about workers that compute with something else than the first.
+        warnings: sentences that whoever started the run should read.
         processes: of this machine, which a killed driver would leave behind.
         report_to: sends news of the workers elsewhere from now on.
     """
 
     versions: Mapping[str, str]
     evaluator: Callable[[BlobStore], Evaluator]
-    differences: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     processes: tuple[int, ...] = ()
     report_to: Callable[[Report], None] = lambda report: None
 
@@ -125,7 +124,7 @@ def employ(force: Workforce, world: World, signals: Signals, report: Report) -> 
         yield Employed(
             first,
             lambda genes: PoolEvaluator(pool, genes),
-            _differences(first, others),
+            (*pool.warnings, *_differences(first, others)),
             tuple(pool.processes),
             lambda other: setattr(pool, "report", other),
         )
@@ -134,7 +133,7 @@ def employ(force: Workforce, world: World, signals: Signals, report: Report) -> 
 def _differences(first: Mapping[str, str], others: list[Mapping[str, str]]) -> tuple[str, ...]:
     """Sentences about workers that compute with something else than the first."""
     return tuple(
-        f"workers differ in {name}: {first.get(name, 'none')} and {facts.get(name, 'none')}"
+        f"workers differ in {name}: {first.get(name, 'none')} and {facts.get(name, 'none')}; last bits depend on who meets whom"
         for facts in others
         for name in sorted({*first, *facts})
         if facts.get(name) != first.get(name)

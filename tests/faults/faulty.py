@@ -7,6 +7,7 @@ folder says on which node each began.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -34,9 +35,10 @@ def inject(faults: Sequence[str], folder: Path) -> None:
 
 
 def live(
-    faults: dict[str, tuple[str, int]], folder: str, world: World, job: Job, *parents: bytes
+    faults: dict[str, tuple[str, int]], folder: str, world: World, plain_job: bytes, *parents: bytes
 ) -> tuple[bytes | None, Evaluation]:
     """`worker.live`, unless a fault is due."""
+    job = Job.from_json(json.loads(plain_job))
     what, times = faults.get(job.individual, faults.get("*", ("", 0)))
     path = Path(folder) / job.individual
     attempts = path.stat().st_size if path.exists() else 0
@@ -48,8 +50,9 @@ def live(
         if what == "diverge":
             world = wild(world)
         else:
+            Path(f"{folder}-{job.individual}.pid").write_text(str(os.getpid()))
             strike(what)
-    return worker.live(world, job, *parents)
+    return worker.live(world, plain_job, *parents)
 
 
 def node() -> str:

@@ -148,6 +148,7 @@ def test_f10_node_joins_late(cluster: Nodes, undisturbed: Path, tmp_path: Path) 
     assert same(run, undisturbed)
 
 
+@pytest.mark.slow
 def test_f3_poison_on_a_cluster(cluster: Nodes, tmp_path: Path) -> None:
     """One that kills every worker is tried on another node each time, and given up; the others finish."""
     run = tmp_path / "run"
@@ -185,16 +186,19 @@ def test_f9_head_killed(undisturbed: Path, tmp_path: Path) -> None:  # noqa: F81
 
 @pytest.mark.slow
 def test_f12_slow_and_flaky_network(undisturbed: Path, tmp_path: Path) -> None:  # noqa: F811
-    """Calls that arrive late, get lost, or whose answers get lost."""
-    lost = {"num_failures": 4, "req_failure_prob": 25, "resp_failure_prob": 25}
-    methods = ["CoreWorkerService.grpc_client.PushTask", "NodeManagerService.grpc_client.RequestWorkerLease"]
-    flaky = {
-        "RAY_testing_asio_delay_us": "*=0:20000",
-        "RAY_testing_rpc_failure": json.dumps(dict.fromkeys(methods, lost)),
+    """Calls that arrive up to 0.3 s late, or never; and calls whose answers never arrive."""
+    lost = {"num_failures": 5, "req_failure_prob": 25, "resp_failure_prob": 25}
+    losing = ["CoreWorkerService.grpc_client.PushTask", "NodeManagerService.grpc_client.RequestWorkerLease"]
+    late = ["CoreWorkerService.grpc_server.PushTask", "CoreWorkerService.grpc_server.GetObjectStatus"]
+    late += [f"ActorInfoGcsService.grpc_server.{method}" for method in ("RegisterActor", "CreateActor")]
+    late += ["NodeManagerService.grpc_server.RequestWorkerLease", "NodeInfoGcsService.grpc_server.GetAllNodeInfo"]
+    flaky = {  # not for all methods ("*"): Ray's own start does not bear that
+        "RAY_testing_asio_delay_us": ",".join(f"{method}=0:300000" for method in late),
+        "RAY_testing_rpc_failure": json.dumps(dict.fromkeys(losing, lost)),
     }
     run = tmp_path / "run"
     with Nodes(1, 1, **flaky) as nodes:
-        driver = drive(nodes, run, "--workers", "2", "--fault", "*=delay")
+        driver = drive(nodes, run, "--workers", "2", "--attempts", "6", "--fault", "*=delay")
         code, error = driver.end()
         assert code == 0, error
     assert [line for line in driver.lines if line.startswith("generation")] == [f"generation {n}" for n in range(4)]
@@ -253,13 +257,13 @@ def test_f15_token_by_default(undisturbed: Path, tmp_path: Path, folder: Path) -
     assert same(run, undisturbed)
 
 
+@pytest.mark.slow
 def test_f15_no_token_works_with_a_warning(tmp_path: Path, folder: Path) -> None:
     home = tmp_path / "home"
     chosen = quiet(HOME=str(home), RAY_TMPDIR=str(folder), RAY_AUTH_MODE="disabled")
     driver = Driver(tmp_path / "run", "--workers", "2", **chosen)
-    driver.until("workers 1")
-    assert stopped(driver)
-    assert says(driver, "warning: Ray asks for no token") and not (home / ".ray").exists()
+    driver.until("message warning: Ray asks for no token")
+    assert stopped(driver) and not (home / ".ray").exists()
 
 
 def test_f15_token_of_a_cluster(undisturbed: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -301,9 +305,8 @@ def test_f15_cluster_without_token(cluster: Nodes, tmp_path: Path) -> None:
     code, error = driver.end()
     assert code == 69 and "asks for no token, but here RAY_AUTH_MODE=token" in error
     driver = Driver(tmp_path / "run", *at, **unset, RAY_AUTH_TOKEN_PATH=str(token))
-    driver.until("workers 1")
+    driver.until(f"message warning: the cluster at {cluster.address} asks for no token")
     assert stopped(driver)
-    assert says(driver, f"warning: the cluster at {cluster.address} asks for no token")
 
 
 # --- addresses -----------------------------------------------------------------------------------------------------
@@ -331,7 +334,7 @@ def test_client_address_names_what_is_missing(tmp_path: Path) -> None:
 # --- the same for any number of workers ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow), "3"])
+@pytest.mark.parametrize("workers", [*(pytest.param(few, marks=pytest.mark.slow) for few in "12"), "3"])
 def test_f37_worker_count_never_shows_on_a_cluster(
     cluster: Nodes,
     undisturbed: Path,  # noqa: F811
@@ -339,8 +342,9 @@ def test_f37_worker_count_never_shows_on_a_cluster(
     workers: str,
 ) -> None:
     """Random delays, and an address that says no more than that there is a cluster."""
-    options = ("--address", "auto", "--workers", workers, "--fault", "*=delay")
+    options = ("--address", "auto", "--workers", workers, *SECOND, "--fault", "*=delay")
     driver = Driver(tmp_path / "run", *options, **cluster.environment)
     assert driver.end() == (0, "")
-    assert len({node for _, node in began(tmp_path / "run")}) == int(workers)
+    nodes = {node for _, node in began(tmp_path / "run")}
+    assert len(nodes) <= int(workers) and (len(nodes) == 1) == (workers == "1")
     assert same(tmp_path / "run", undisturbed)

@@ -100,6 +100,7 @@ def _enter(address: str | None, chosen: str | None) -> tuple[str, bool]:
         return address, True  # it asks for itself
     from ray._private.services import canonicalize_bootstrap_address
 
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it would list every other Ray of this machine
     found = canonicalize_bootstrap_address(address)
     if found is None:
         raise ClusterError(f"no cluster at {address}. Start one (ray start --head) or give its HOST:PORT")

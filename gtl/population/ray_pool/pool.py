@@ -7,7 +7,6 @@ calls out, notices what is late or dead, and tries again elsewhere. No torch in 
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import socket
 import time
@@ -43,13 +42,12 @@ class _Worker:
         """Pid, host and what it computes with: it is ready."""
         return os.getpid(), socket.gethostname(), self.facts
 
-    def run(self, work: bytes, *blobs: bytes) -> Any:
-        """One call: its function and arguments, pickled."""
-        function, args = pickle.loads(work)
+    def run(self, function: Any, args: tuple[Any, ...], *blobs: bytes) -> Any:
+        """One call."""
         return function(self.context, *args, *blobs)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Seat:
     """A worker as the driver sees it: first starting (`ref` is its greeting), then idle, or busy with a call."""
 
@@ -111,6 +109,7 @@ class RayPool:
     ) -> None:
         self.room, self.section = room, section
         self.traffic = Traffic()
+        self.warnings: tuple[str, ...] = ()
         self._prepare, self._shared, self._signals, self.report = prepare, shared, signals, report
         self._deadlines = Deadlines(section)
         self._seats: list[_Seat] = []
@@ -146,8 +145,8 @@ class RayPool:
         """Pids of this machine's Ray, if this pool has started it."""
         return descendants(os.getpid()) if self._ours and self.room.address is None else []
 
-    def run(self, calls: Iterable[Call], fetch: Callable[[str], bytes] = _no_blobs) -> Iterator[tuple[Call, Any]]:
-        """Results as they arrive: ``(call, value)``, or ``(call, Lost)`` where no worker could finish it.
+    def run(self, calls: Iterable[Call], fetch: Callable[[str], bytes] = _no_blobs) -> Iterator[list[tuple[Call, Any]]]:
+        """Results as they arrive: lists of ``(call, value)``, or ``(call, Lost)`` where no worker could finish it.
 
         Args:
             fetch: the bytes of a blob, by content hash.
@@ -166,13 +165,14 @@ class RayPool:
                 self._look_at_nodes()
                 self._hire()
                 self._hand_out(queue, references)
-                arrived = [(seat.call, self._collect(seat, queue)) for seat in self._arrived()]
+                collected = [(seat.call, self._collect(seat, queue)) for seat in self._arrived()]
+                results = [(call, value) for call, value in collected if call is not None and value is not _NOTHING]
+                results += self._overdue(queue)
+                for call, _ in results:
+                    references.release(call)
                 self._hand_out(queue, references)  # first: nobody idles while the caller writes results down
-                for call, result in arrived:
-                    if call is not None and result is not _NOTHING:
-                        references.release(call)
-                        yield call, result
-                yield from self._overdue(queue)
+                if results:
+                    yield results
         finally:
             for seat in [seat for seat in self._seats if seat.call is not None]:
                 self._dismiss(seat)  # the caller gave up: nobody waits for these
@@ -188,8 +188,7 @@ class RayPool:
         self._shared_ref = self._ray.put(self._shared)
         self._shared = None  # the object store has it
         self._actor = self._ray.remote(max_restarts=0, max_task_retries=0, max_concurrency=1)(_Worker)
-        if warning:
-            self._say(f"warning: {warning}")
+        self.warnings += (warning,) if warning else ()
         return self._ray
 
     def _look_at_nodes(self) -> None:
@@ -266,7 +265,8 @@ class RayPool:
     # --- calls ----------------------------------------------------------------------------------------------------
 
     def _hand_out(self, queue: Queue, references: References) -> None:
-        nodes = {name for name, node in self._nodes.items() if not node.draining}
+        open_nodes = {name for name, node in self._nodes.items() if not node.draining}
+        nodes = open_nodes & {seat.node for seat in self._seats}  # where a call could go now or soon
         for seat in self._seats:
             if not seat.ready or seat.call is not None or seat.node not in nodes:
                 continue
@@ -274,9 +274,8 @@ class RayPool:
             if call is None:
                 continue
             blobs = [references[digest] for digest in call.blobs]
-            work = pickle.dumps((call.function, call.args))  # by name; Ray's own pickle copies code, five times slower
-            self.traffic.sent += len(work)
-            seat.ref = seat.actor.run.remote(work, *blobs)
+            self.traffic.sent += size(call.args)
+            seat.ref = seat.actor.run.remote(call.function, call.args, *blobs)
             seat.call, seat.since = call, time.monotonic()
 
     def _arrived(self) -> list[_Seat]:
