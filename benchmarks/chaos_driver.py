@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import re
 import sys
@@ -99,10 +100,10 @@ def attempt(events: Path, job: Job, *rest: Any, **options: Any) -> Any:
     return _attempt(job, *rest, **options)
 
 
-def live(events: str, world: World, job: Job, *parents: bytes) -> tuple[bytes | None, Evaluation]:
+def live(events: str, world: World, plain_job: bytes, *parents: bytes) -> tuple[bytes | None, Evaluation]:
     """The same in a worker of Ray."""
-    tell(Path(events), "began", digest(job))
-    return worker.live(world, job, *parents)
+    tell(Path(events), "began", digest(Job.from_json(json.loads(plain_job))))
+    return worker.live(world, plain_job, *parents)
 
 
 def announcing(events: Path, count: int, where: str) -> Any:

@@ -18,7 +18,7 @@ from gtl.population.processes import descendants, start_time
 
 SCRIPT = Path(__file__).with_name("chaos_driver.py")
 PHASES = {"-1": "finalists", "0": "generation 0 (founders)", "1": "generation 1 (search)"}
-RAY_PROCESSES = {"worker": "ray::_Worker", "raylet": "/raylet", "gcs": "/gcs_server"}
+RAY_PROCESSES = {"worker": "ray::_Worker", "raylet": "raylet", "gcs": "gcs_server"}
 HANGS = 300.0  # seconds after which a driver that neither ends nor gets to where it is to be killed counts as hung
 PUBLISHED = "renamed learngene.safetensors"
 Process = tuple[int, int]  # pid and start time: together they name a process for good
@@ -180,7 +180,9 @@ class Driver:
     @property
     def trained(self) -> int:
         """The step of the ancestor's training that it said is saved."""
-        return max((int(n) for e in self.events if _of_ancestor(e) for n in re.findall(r": step (\d+) of", e.about)), default=0)
+        return max(
+            (int(n) for e in self.events if _of_ancestor(e) for n in re.findall(r": step (\d+) of", e.about)), default=0
+        )
 
     @property
     def trains_from(self) -> int | None:
@@ -242,11 +244,13 @@ class Driver:
 
 
 def name_of(pid: int) -> str:
-    """The first word of a process's command line."""
+    """What a process runs, without folders: a program, or a script of Python's."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0].decode("utf-8", "replace")
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
     except OSError:
         return ""
+    scripts = [word for word in words[1:] if word.endswith(".py")]
+    return Path(scripts[0] if scripts else words[0]).name
 
 
 def identified(pids: Iterable[int]) -> tuple[Process, ...]:
@@ -264,6 +268,7 @@ def kind(step: str) -> str:
     """A step on the disk without what tells one generation or blob from another."""
     step = re.sub(r"[0-9a-f]{64}", "BLOB", step)
     step = re.sub(r"gen-[0-9]{6}", "gen-N", step)
+    step = step.replace("folder now", "folder above the run")
     return re.sub(r"folder [0-9a-f]{2}$", "folder of a blob", step)
 
 
@@ -274,12 +279,17 @@ def place(steps: Sequence[str], done: Collection[str]) -> int:
 
 
 def remaining(steps: Sequence[str], done: Collection[str]) -> list[tuple[str, int]]:
-    """Which (step, how often from now on) are still to come of a run that did these: by the undisturbed run's order."""
+    """Which (step, how often from now on) are still to come of a run that did these: by the undisturbed run's order.
+
+    None after the learngene: kills in yet another start of a finished run say little.
+    """
+    if PUBLISHED in done:
+        return []
     found, often = [], dict[str, int]()
     for step in steps[place(steps, done) + 1 :]:
         often[step] = often.get(step, 0) + 1
         found.append((step, often[step]))
-    if done:  # every driver takes the lock, and tries the disk, before it goes on
+    if done and found:  # every driver takes the lock, and tries the disk, before it goes on
         found += [(step, 1) for step in dict.fromkeys(steps) if step.endswith((" lock.json", " preflight"))]
     return found
 

@@ -100,14 +100,17 @@ class Stopwatch:
 
 @dataclass
 class Watched:
-    """`module`, with some of its functions charged to a stopwatch."""
+    """Something whose functions and generators are charged to a stopwatch, as `names` and `each` call them."""
 
-    module: Any
+    thing: Any
     watch: Stopwatch
     names: dict[str, str] = field(default_factory=dict)
+    each: dict[str, str] = field(default_factory=dict)
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self.module, name)
+        found = getattr(self.thing, name)
+        if name in self.each:
+            return lambda *args: self.watch.each(self.each[name], found(*args))
         return self.watch.watched(self.names[name], found) if name in self.names else found
 
 
@@ -193,12 +196,11 @@ def run(pool: RayPool, population: int, low: float, high: float, size: int, slot
     with tempfile.TemporaryDirectory() as folder, watching(pool, watch):
         store = RunStore.create(Path(folder) / "run", config_text="", config_hash="none", versions={})
         with store.lock():
-            evaluator = RememberingEvaluator(PoolEvaluator(WatchedPool(pool, watch), store.blobs), store)
+            evaluator = PoolEvaluator(Watched(pool, watch, each={"run": "pool"}), store.blobs)
+            evaluator = RememberingEvaluator(Watched(evaluator, watch, each={"evaluate": "genes to the store"}), store)
             ancestor = store.blobs.put_bytes(os.urandom(size))
             manager = Manager(config, layout, ancestor, {})
             observer = ProgressFile(store.path)
-            put = store.blobs.put_bytes
-            store.blobs.put_bytes = watch.watched("genes to the store", put)
             while not manager.done:
                 watch.wall.clear()
                 watch.cpu.clear()
@@ -235,17 +237,6 @@ class Finish:
     def __iter__(self) -> Iterator[Any]:
         yield from self._items
         self.at = time.perf_counter()
-
-
-class WatchedPool:
-    """A pool, charged to a stopwatch."""
-
-    def __init__(self, pool: RayPool, watch: Stopwatch) -> None:
-        self._pool, self._watch = pool, watch
-
-    def run(self, *args: Any) -> Iterator[Any]:
-        """As the pool does."""
-        return self._watch.each("pool", self._pool.run(*args))
 
 
 @contextmanager

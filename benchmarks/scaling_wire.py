@@ -91,7 +91,7 @@ def once(pool: RayPool, jobs: int, repetition: int) -> tuple[float, float, float
         calls.append(Call(name, "life", sleeping.sleeper(LIFE, LIFE, GENE), (job,), (digest,)))
     pool.traffic.sent = pool.traffic.received = 0
     before, began = received(), time.monotonic()
-    results = [value for _, value in pool.run(calls, genes.get_bytes)]
+    results = [value for arrived in pool.run(calls, genes.get_bytes) for _, value in arrived]
     took, busy = time.monotonic() - began, received() - before
     time.sleep(1.0)
     before = received()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 import time
@@ -22,8 +23,9 @@ def drawn(job: Job, low: float, high: float) -> float:
     return random.Random(job.seed).uniform(low, high)
 
 
-def live(low: float, high: float, size: int, _: None, job: Job, *parents: bytes) -> tuple[bytes, Evaluation]:
+def live(low: float, high: float, size: int, _: None, plain_job: bytes, *parents: bytes) -> tuple[bytes, Evaluation]:
     """Sleep; then a made-up gene of `size` bytes, and whether torch is here, which it should not be."""
+    job = Job.from_json(json.loads(plain_job))
     seconds = drawn(job, low, high)
     time.sleep(seconds)
     draw = random.Random(job.seed + 1)

@@ -24,7 +24,7 @@ from gtl.config import Config
 from gtl.errors import ConfigError, DataError, EvolutionError, GtlError, RunError, StorageError
 from gtl.individual import Job
 from gtl.models import build
-from gtl.planning import Calibration, Peaks, Plan, Round, estimate, jobs
+from gtl.planning import Calibration, Peaks, Plan, estimate, jobs
 from gtl.planning.calibration import calibrate_apart, line, peak_memory
 from gtl.planning.estimate import existing, gene_bytes, makespan
 from gtl.population.observer import Observer
