@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import ray
@@ -16,6 +18,7 @@ from gtl.individual import Job, ParentGene
 from gtl.life import World
 from gtl.population.blobs import BlobStore
 from gtl.population.pool_evaluator import PoolEvaluator
+from gtl.population.processes import descendants
 from gtl.population.ray_pool import RayPool, Room
 from gtl.population.ray_pool.connection import connect
 from gtl.population.signals import Signals
@@ -32,7 +35,7 @@ def measure(small: bool) -> Iterator[Figure]:
     lives, repetitions = (1, 2) if small else (4, 5)  # of each worker; an odd one out would idle the other
     config = changed_config(load_config(CONFIG), compute={"threads": 1, "device": "cpu"})
     world = make_world(config, computes=False)
-    ratios, rates = [], {1: list[float](), 2: list[float]()}
+    ratios, disturbance, rates = [], [], {1: list[float](), 2: list[float]()}
     connect(Room(workers=3))  # both pools in one Ray: neither is started or ended between their turns
     try:
         with (
@@ -48,9 +51,11 @@ def measure(small: bool) -> Iterator[Figure]:
                 speed = {}
                 for pool, workers in order if repetition % 2 else order[::-1]:
                     jobs = [job(world, n, parents) for n in range(lives * workers)]
-                    began = time.monotonic()
+                    began, before = time.monotonic(), others()
                     outcomes = list(PoolEvaluator(pool, genes).evaluate(jobs))
-                    speed[workers] = len(outcomes) / (time.monotonic() - began)
+                    took = time.monotonic() - began
+                    speed[workers] = len(outcomes) / took
+                    disturbance.append((others() - before) / took)
                     rates[workers].append(speed[workers])
                     if not all(outcome.evaluation.ok for outcome in outcomes):
                         raise RuntimeError(f"lives failed: {outcomes}")
@@ -60,8 +65,18 @@ def measure(small: bool) -> Iterator[Figure]:
     yield Figure(
         "lives per second of two workers, against one", ratios, "ratio", least=LEAST,
         notes={"lives of each worker in a turn": lives, "config": CONFIG.name, "threads of a worker": 1,
+               "cores that other programs used": [rounded(max(0.0, cores)) for cores in disturbance],
                "lives per second": {workers: [rounded(rate) for rate in found] for workers, found in rates.items()}},
     )  # fmt: skip
+
+
+def others() -> float:
+    """CPU seconds that programs other than this one and its workers have used: Ray's workers are nice and give way."""
+    ticks = sum(map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:4]))
+    for pid in (os.getpid(), *descendants(os.getpid())):
+        with suppress(OSError):
+            ticks -= sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def warm(pool: RayPool, workers: int, world: World, genes: BlobStore) -> tuple[ParentGene, ...]:

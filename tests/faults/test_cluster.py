@@ -266,6 +266,7 @@ def test_f15_no_token_works_with_a_warning(tmp_path: Path, folder: Path) -> None
     assert stopped(driver) and not (home / ".ray").exists()
 
 
+@pytest.mark.slow
 def test_f15_token_of_a_cluster(undisturbed: Path, tmp_path: Path) -> None:  # noqa: F811
     """With it a driver works; without it, or with another, it says so at once. Nowhere is it written down."""
     right, wrong = tmp_path / "right", tmp_path / "wrong"

@@ -151,6 +151,7 @@ def test_f2_worker_killed_at_any_moment(undisturbed: Path, tmp_path: Path, seed:
     assert same(tmp_path / "run", undisturbed)
 
 
+@pytest.mark.slow
 def test_f3_poison_individual(tmp_path: Path) -> None:
     """One that kills every worker costs its slot, and says so; the others finish."""
     driver = Driver(tmp_path / "run", "--workers", "2", "--fault", "g0002-i0000=kill")
@@ -182,6 +183,7 @@ def test_f11_hung_worker(undisturbed: Path, tmp_path: Path) -> None:
     assert same(tmp_path / "run", undisturbed)
 
 
+@pytest.mark.slow
 def test_f11_one_that_always_hangs_has_timed_out(tmp_path: Path) -> None:
     driver = Driver(tmp_path / "run", "--workers", "2", "--deadline", "2", "--fault", "g0002-i0001=hang")
     assert driver.end() == (0, "")
@@ -191,6 +193,7 @@ def test_f11_one_that_always_hangs_has_timed_out(tmp_path: Path) -> None:
     assert "no answer within the " in reasons(tmp_path / "run")["g0002-i0001"]
 
 
+@pytest.mark.slow
 def test_f13_worker_without_memory(undisturbed: Path, tmp_path: Path) -> None:
     """Python's own MemoryError: tried again with fewer workers side by side, and said."""
     driver = Driver(tmp_path / "run", "--workers", "2", "--fault", "g0002-i0001=memory*1")
@@ -199,6 +202,7 @@ def test_f13_worker_without_memory(undisturbed: Path, tmp_path: Path) -> None:
     assert same(tmp_path / "run", undisturbed)
 
 
+@pytest.mark.slow
 def test_f23_one_diverges(tmp_path: Path) -> None:
     driver = Driver(tmp_path / "run", "--workers", "2", "--fault", "g0002-i0000=diverge")
     assert driver.end() == (0, "")
@@ -208,6 +212,7 @@ def test_f23_one_diverges(tmp_path: Path) -> None:
     assert "g0002-i0000" not in parents, "it never wins"
 
 
+@pytest.mark.slow
 def test_f24_all_diverge(tmp_path: Path) -> None:
     driver = Driver(tmp_path / "run", "--workers", "2", "--fault", "*=diverge")
     code, error = driver.end()
@@ -216,6 +221,7 @@ def test_f24_all_diverge(tmp_path: Path) -> None:
     assert not any(line.startswith("generation 2") for line in driver.lines)
 
 
+@pytest.mark.slow
 def test_f24_all_lose_their_workers(tmp_path: Path) -> None:
     """Then it is the cluster that is ill, and the exit code says so; what was finished stays."""
     faults = [f"--fault=g0002-i000{n}=kill" for n in range(3)]
@@ -227,6 +233,7 @@ def test_f24_all_lose_their_workers(tmp_path: Path) -> None:
 # --- the driver ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_f4_driver_killed(longer: Path, tmp_path: Path) -> None:
     """Signal 9, three times; workers are gone at once, Ray's orphans when the run goes on."""
     run, orphans = tmp_path / "run", []
@@ -243,8 +250,15 @@ def test_f4_driver_killed(longer: Path, tmp_path: Path) -> None:
     assert same(run, longer)
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "workers"),
+    [
+        (signal.SIGTERM, "2"),
+        pytest.param(signal.SIGINT, "2", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "1", marks=pytest.mark.slow),
+        (signal.SIGINT, "1"),
+    ],
+)
 def test_f5_asked_to_stop(longer: Path, tmp_path: Path, number: signal.Signals, workers: str) -> None:
     """In the ancestor's training, and between lives: what is finished is kept, and not done again."""
     run, code = tmp_path / "run", {signal.SIGTERM: 75, signal.SIGINT: 130}[number]
@@ -269,6 +283,7 @@ def test_f5_asked_to_stop(longer: Path, tmp_path: Path, number: signal.Signals, 
         assert "g0003-i0001" in done and not again, f"evaluated again: {again}"
 
 
+@pytest.mark.slow
 def test_f5_twice_is_at_once(longer: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     driver = Driver(run, "--workers", "2", "--longer")
@@ -313,7 +328,7 @@ def test_f6_ctrl_c_in_the_live_table(tmp_path: Path) -> None:
 # --- the same for any number of workers ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("workers", ["1", "2", "3"])
+@pytest.mark.parametrize("workers", ["1", "2", pytest.param("3", marks=pytest.mark.slow)])
 def test_f37_worker_count_never_shows(undisturbed: Path, tmp_path: Path, workers: str) -> None:
     """Random delays make the order of arrival another one each time."""
     driver = Driver(tmp_path / "run", "--workers", workers, "--fault", "*=delay")
