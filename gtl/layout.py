@@ -71,6 +71,11 @@ class ChannelLayout:
         """The four-dimensional tensors: what parameter shares are counted over."""
         return tuple(name for name in self.inherited if len(self.shapes[name]) == 4)
 
+    @cached_property
+    def parameters(self) -> int:
+        """Convolution parameters of the whole network."""
+        return self.circuit_parameters(self.groups)
+
     def owner(self, tensor: str) -> str:
         """The group that produces `tensor`: the one along axis 0."""
         return self.axes[tensor][0][0]
@@ -119,11 +124,11 @@ class ChannelLayout:
 
     def circuit_share(self, counts: Mapping[str, int]) -> float:
         """`circuit_parameters` over the convolution parameters of the whole network, in 0..1."""
-        return self.circuit_parameters(counts) / self.circuit_parameters(self.groups)
+        return self.circuit_parameters(counts) / self.parameters
 
     def kernel_share(self, counts: Mapping[str, int]) -> float:
         """`kernel_parameters` over the convolution parameters of the whole network, in 0..1."""
-        return self.kernel_parameters(counts) / self.circuit_parameters(self.groups)
+        return self.kernel_parameters(counts) / self.parameters
 
     def full(self) -> Genotype:
         """The genotype that keeps every channel."""

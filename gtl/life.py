@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
@@ -49,7 +50,7 @@ class World:
         refuse_novel(self.train, "training")
         refuse_novel(self.val, "the critic")
 
-    @property
+    @cached_property
     def layout(self) -> ChannelLayout:
         """Layout of hosts without their head."""
         return gene_layout(self.host.arch, dict(self.host.widths))

@@ -115,7 +115,7 @@ def fit_budget(
         ValueError: the floor of every group together exceeds the budget (refused earlier by the configuration check).
     """
     child = genotype
-    limit = size.budget * layout.circuit_parameters(layout.groups)
+    limit = size.budget * layout.parameters
     while layout.circuit_parameters(child.counts) > limit:
         counts = child.counts
         able = [group for group in layout.groups if counts[group] > min(size.min_channels, layout.groups[group])]

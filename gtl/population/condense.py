@@ -61,7 +61,7 @@ def shares(layout: ChannelLayout, genotype: Genotype) -> dict[str, float | int]:
         "kernels": layout.kernel_share(counts),
         "circuit_parameters": layout.circuit_parameters(counts),
         "kernel_parameters": layout.kernel_parameters(counts),
-        "network_parameters": layout.circuit_parameters(layout.groups),
+        "network_parameters": layout.parameters,
     }
 
 
