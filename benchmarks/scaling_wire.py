@@ -88,7 +88,7 @@ def once(pool: RayPool, jobs: int, repetition: int) -> tuple[float, float, float
         digest = genes.put_bytes(os.urandom(GENE))  # of its own for every child: no node has it yet
         parents, name = (ParentGene("parent", digest, full),), f"r{repetition}-{number}"
         job = Job(name, 1, full, parents, lives=True, seed=number, critic_seed=1, critic_tasks=1, task_seed=1)
-        calls.append(Call(name, "life", sleeping.sleeper(LIFE, LIFE, GENE), (job,), (digest,)))
+        calls.append(Call(name, "life", sleeping.sleeper(LIFE, LIFE, GENE), (job.text,), (digest,)))
     pool.traffic.sent = pool.traffic.received = 0
     before, began = received(), time.monotonic()
     results = [value for arrived in pool.run(calls, genes.get_bytes) for _, value in arrived]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 from gtl.genotype import Genotype
@@ -111,6 +113,11 @@ class Job:
         """Plain form."""
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {**plain, "genotype": self.genotype.to_json(), "parents": [parent.to_json() for parent in self.parents]}
+
+    @cached_property
+    def text(self) -> bytes:
+        """`to_json` as JSON: what is sent to workers, and what is hashed. Keys keep their order, which groups have, too."""
+        return json.dumps(self.to_json(), separators=(",", ":")).encode()
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Job:

@@ -62,6 +62,10 @@ def test_jobs_round_trip() -> None:
     for given in ((), parents):
         job = Job("g1-i0", 1, GENOTYPE, given, True, 2**62 + 1, 3, 2, 5)
         assert Job.from_json(strict(job.to_json())) == job
+    turned = Genotype(dict(reversed(list(GENOTYPE.items()))))
+    job = Job("g1-i0", 1, turned, (ParentGene("a", "ab" * 32, turned),), True, 1, 3, 2, 5)
+    sent = Job.from_json(json.loads(job.text))
+    assert sent == job and list(sent.genotype) == list(turned) == list(sent.parents[0].genotype)
 
 
 def test_deepcopy_of_an_individual_shares_its_genotype() -> None:

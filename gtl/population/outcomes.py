@@ -16,7 +16,6 @@ from typing import IO, Any, TypeVar
 
 from gtl import storage
 from gtl.individual import Evaluation, Job, Outcome, Status
-from gtl.learngene.container import canonical_json
 from gtl.population.evaluator import Evaluator
 from gtl.population.store import RunStore
 
@@ -100,7 +99,7 @@ def _line(job: Job, outcome: Outcome) -> bytes:
 
 def _job_hash(job: Job) -> str:
     """sha256 of everything that a job says."""
-    return hashlib.sha256(canonical_json(job.to_json()).encode()).hexdigest()
+    return hashlib.sha256(job.text).hexdigest()
 
 
 def _sync(stream: IO[bytes], last: float) -> float:

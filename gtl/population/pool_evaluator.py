@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
@@ -54,7 +53,7 @@ class PoolEvaluator:
                 key=job.individual,
                 kind="life" if job.lives else "criticism",
                 function=live,
-                args=(json.dumps(job.to_json()).encode(),),
+                args=(job.text,),
                 blobs=tuple(parent.gene for parent in job.parents),
             )
             for job in jobs
