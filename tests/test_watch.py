@@ -207,10 +207,14 @@ def test_ctrl_c_ends_watching_and_says_that_the_run_goes_on(
     done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = living(done, tmp_path)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what starts tests may ignore it
     timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
     timer.start()
-    assert gtl(monkeypatch, "watch", run) == 130
-    timer.join()
+    try:
+        assert gtl(monkeypatch, "watch", run) == 130
+    finally:
+        timer.join()
+        signal.signal(signal.SIGINT, before)
     said = capsys.readouterr().err
     assert "the run goes on" in said and "gtl resume" not in said
 
