@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
@@ -56,7 +56,14 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Plain form."""
-        return {**asdict(self), "status": self.status.value, "metrics": dict(self.metrics)}
+        return {
+            "status": self.status.value,
+            "fitness": self.fitness,
+            "metrics": dict(self.metrics),
+            "images": self.images,
+            "seconds": self.seconds,
+            "reason": self.reason,
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Evaluation:

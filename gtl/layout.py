@@ -120,7 +120,20 @@ class ChannelLayout:
 
     def kernel_sizes(self, counts: Mapping[str, int]) -> list[int]:
         """Parameters of each convolution of the circuit, in forward order."""
-        return [self._size(name, counts, sides=(0, 1)) for name in self.convolutions]
+        return [fixed * math.prod([counts[group] for group in groups]) for fixed, groups in self._circuits]
+
+    @cached_property
+    def _circuits(self) -> tuple[tuple[int, tuple[str, ...]], ...]:
+        """For each convolution, what does not depend on the counts, and the groups whose counts it is multiplied by."""
+        circuits = []
+        for name in self.convolutions:
+            fixed, groups = list(self.shapes[name]), []
+            for axis, (group, stride) in self.axes[name].items():
+                if axis in (0, 1):
+                    fixed[axis] = stride
+                    groups.append(group)
+            circuits.append((math.prod(fixed), tuple(groups)))
+        return tuple(circuits)
 
     def circuit_share(self, counts: Mapping[str, int]) -> float:
         """`circuit_parameters` over the convolution parameters of the whole network, in 0..1."""
