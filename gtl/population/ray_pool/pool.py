@@ -116,7 +116,7 @@ class RayPool:
         self._nodes: dict[str, _Node] = {}
         self._shrunk: Counter[str] = Counter()  # node -> workers fewer, since memory did not suffice for all
         self._tally = _Tally()
-        self._looked = self._alone_since = 0.0
+        self._looked = self._checked = self._alone_since = 0.0
         self._facts: list[Mapping[str, str]] = []
         self._ray: Any = None
         self._ours = False
@@ -265,10 +265,13 @@ class RayPool:
     # --- calls ----------------------------------------------------------------------------------------------------
 
     def _hand_out(self, queue: Queue, references: References) -> None:
+        idle = [seat for seat in self._seats if seat.call is None and seat.ready] if queue else ()
+        if not idle:
+            return
         open_nodes = {name for name, node in self._nodes.items() if not node.draining}
         nodes = open_nodes & {seat.node for seat in self._seats}  # where a call could go now or soon
-        for seat in self._seats:
-            if not seat.ready or seat.call is not None or seat.node not in nodes:
+        for seat in idle:
+            if seat.node not in nodes:
                 continue
             call = queue.next_for(seat.node, nodes)
             if call is None:
@@ -284,7 +287,11 @@ class RayPool:
         if not by_ref:
             time.sleep(0.05)
             return []
-        nearest = min((s.since + self._deadlines.seconds(s.call.kind) for s in self._seats if s.call), default=1e300)
+        oldest: dict[str, float] = {}
+        for seat in self._seats:
+            if seat.call is not None and seat.since < oldest.get(seat.call.kind, 1e300):
+                oldest[seat.call.kind] = seat.since
+        nearest = min((since + self._deadlines.seconds(kind) for kind, since in oldest.items()), default=1e300)
         timeout = min(LOOK, max(0.01, nearest - time.monotonic()))
         done, rest = self._ray.wait(list(by_ref), num_returns=1, timeout=timeout)
         if done and rest:
@@ -348,8 +355,12 @@ class RayPool:
 
     def _overdue(self, queue: Queue) -> Iterator[tuple[Call, Lost]]:
         """Give up on workers that take too long."""
+        now = time.monotonic()
+        if now - self._checked < LOOK / 2:  # no need to go through all of them after every result
+            return
+        self._checked = now
         for seat in list(self._seats):
-            took = time.monotonic() - seat.since
+            took = now - seat.since
             if seat.call is None:
                 if not seat.ready and took > PATIENCE:
                     self._tally.last_start = f"a worker did not start within {PATIENCE:.0f} s"
