@@ -24,12 +24,12 @@ import filelock
 
 from gtl import storage
 from gtl.errors import RunError
+from gtl.population.processes import BOOT, boot_id
 
 LEASE, KERNEL = "lock.json", ".lock"
 BEAT = 5.0  # seconds between two signs of life
 MISSED = 6  # so many beats without one: the holder is dead
 NAPS = 30  # looks at a lease while waiting for a sign of life
-BOOT = Path("/proc/sys/kernel/random/boot_id")  # Linux; elsewhere the name of the host must do
 
 
 def warn(message: str) -> None:
@@ -203,11 +203,7 @@ class RunLock:
 
 def _machine() -> dict[str, str]:
     """What tells this machine, since it was started, from others that see the same files."""
-    try:
-        boot = BOOT.read_text().strip()
-    except OSError:
-        boot = ""
-    return {"host": socket.gethostname(), "boot": boot}
+    return {"host": socket.gethostname(), "boot": boot_id(BOOT)}  # where a system names no boot, the host must do
 
 
 def _read(lease: bytes) -> dict[str, Any]:

@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 
-def boot_id() -> str:
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+def boot_id(path: Path = BOOT) -> str:
     """Names this boot of this machine; "" where the system has no such name."""
     with suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return path.read_text().strip()
     return ""
 
 
