@@ -13,7 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
