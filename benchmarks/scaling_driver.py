@@ -36,8 +36,8 @@ from gtl.population.signals import Signals
 from gtl.population.store import RunStore
 
 T = TypeVar("T")
-PLAN = ((100, 0.5, 1.5), (1_000, 0.5, 1.5), (10_000, 0.2, 0.6))  # population, shortest and longest life
-SMALL = ((20, 0.1, 0.3), (60, 0.1, 0.3), (200, 0.05, 0.15))
+PLAN = ((100, 0.5, 1.5, 8), (1_000, 0.5, 1.5, 4), (10_000, 0.2, 0.6, 1))  # population, shortest, longest, generations
+SMALL = ((20, 0.1, 0.3, 2), (60, 0.1, 0.3, 1), (200, 0.05, 0.15, 1))
 SLOTS = 64
 GENE = 4096  # bytes of a made-up gene
 REAL_GENE = 860_000  # bytes of a gene of a quarter-width VGG11 at a budget of 20 %
@@ -132,6 +132,8 @@ def measure(small: bool) -> Iterator[Figure]:
     plan = SMALL if small else PLAN
     reports: list[WorkerReport] = []
     with (
+        # ext4 looks long for a free inode where many files were just removed: all runs are removed together at the end
+        tempfile.TemporaryDirectory() as folder,
         Signals() as signals,
         RayPool(
             Room(workers=slots), ClusterSection(), sleeping.prepare, None, signals=signals, report=reports.append
@@ -140,17 +142,17 @@ def measure(small: bool) -> Iterator[Figure]:
         while not reports or reports[-1].ready < slots:  # start-up is not what is measured here
             list(pool.run([Call(f"wake-{n}", "wake", sleeping.wake) for n in range(slots)]))
         costs = {}
-        for population, low, high in plan:
-            generations = run(pool, population, low, high, GENE, slots)
-            costs[population] = sum(g.cpu for g in generations)
+        for population, low, high, lived in plan:
+            generations = run(pool, population, (low, high), lived, GENE, slots, Path(folder) / f"{population}")
+            costs[population] = sum(g.cpu for g in generations) / len(generations)
             yield from figures(f"{population} individuals", generations, slots, (low, high), GENE)
         (n, less), (m, more) = list(costs.items())[-2:]
         yield Figure(
             f"growth of the driver's CPU time from {n} to {m} individuals, against linear",
             [more / less / (m / n)], "ratio", most=1.1,
         )  # fmt: skip
-        population, low, high = plan[1]
-        generations = run(pool, population, low, high, REAL_GENE, slots)
+        population, low, high, _ = plan[1]
+        generations = run(pool, population, (low, high), 1, REAL_GENE, slots, Path(folder) / "real")
         yield from figures(f"{population} individuals, genes of real size", generations, slots, (low, high), REAL_GENE)
 
 
@@ -167,7 +169,7 @@ def figures(
     busy = (sum(wall.values()) - wall[WAITING]) / jobs
     shown = {part: [rounded(1e3 * wall[part] / jobs), rounded(1e3 * cpu[part] / jobs)] for part in sorted(wall)}
     bounded = {} if gene == REAL_GENE else {"most": 3.0}
-    about = {"slots": slots, "sleeps": f"uniform {sleeps[0]}-{sleeps[1]} s", "gene bytes": gene, "generations": 2}
+    about = {"slots": slots, "sleeps": f"uniform {sleeps[0]}-{sleeps[1]} s", "gene bytes": gene}
     yield Figure(
         f"driver's CPU time per individual, {name}",
         [1e3 * g.cpu / g.jobs for g in generations], "ms", **bounded,
@@ -183,18 +185,20 @@ def figures(
     )  # fmt: skip
 
 
-def run(pool: RayPool, population: int, low: float, high: float, size: int, slots: int) -> list[Generation]:
-    """A founding generation and one with lives, as `gtl.engine` drives them."""
+def run(
+    pool: RayPool, population: int, sleeps: tuple[float, float], lived: int, size: int, slots: int, folder: Path
+) -> list[Generation]:
+    """A founding generation and `lived` with lives, as `gtl.engine` drives them, with the run's files in `folder`."""
     config = Config.model_validate({
         "name": "sleepers", "data": {"source": "glyphs"}, "model": {"width": 0.25},
-        "evolution": {"population": population, "search_generations": 0, "generations": 1, "litter": 3,
+        "evolution": {"population": population, "search_generations": 0, "generations": lived, "litter": 3,
                       "crossover": {"average_siblings": True}},
     })  # fmt: skip
     layout = gene_layout("vgg11", dict(spec_of("vgg11", num_classes=10, width=0.25).widths))
     watch, found = Stopwatch(), []
-    pool_evaluator.live = sleeping.sleeper(low, high, size)
-    with tempfile.TemporaryDirectory() as folder, watching(pool, watch):
-        store = RunStore.create(Path(folder) / "run", config_text="", config_hash="none", versions={})
+    pool_evaluator.live = sleeping.sleeper(*sleeps, size)
+    with watching(pool, watch):
+        store = RunStore.create(folder, config_text="", config_hash="none", versions={})
         with store.lock():
             evaluator = PoolEvaluator(Watched(pool, watch, each={"run": "pool"}), store.blobs)
             evaluator = RememberingEvaluator(Watched(evaluator, watch, each={"evaluate": "genes to the store"}), store)
@@ -222,7 +226,7 @@ def run(pool: RayPool, population: int, low: float, high: float, size: int, slot
                 parts = {name: (watch.wall[name], watch.cpu[name]) for name in watch.wall}
                 found.append(Generation(
                     len(jobs), time.perf_counter() - began, finished.at - asked, time.process_time() - process,
-                    parts, ideal([sleeping.drawn(job, low, high) for job in jobs], slots),
+                    parts, ideal([sleeping.drawn(job, *sleeps) for job in jobs], slots),
                 ))  # fmt: skip
             observer.finished()
     return found

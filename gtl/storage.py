@@ -96,8 +96,15 @@ def append_durable(path: Path, data: bytes) -> None:
         step(f"synced {path.name}")
 
 
-def publish(path: Path, data: bytes, *, overwrite: bool = False) -> None:
+def publish(path: Path, data: bytes, *, overwrite: bool = False, sync_name: bool = True) -> None:
     """Write `path` whole or not at all: temporary file in the same folder, fsync, rename, fsync of the folder.
+
+    Args:
+        path: the file.
+        data: all that it is to hold.
+        overwrite: whether a file that is there is replaced.
+        sync_name: False leaves the folder to the caller: until its `sync_folder`, a power cut may take the file away,
+            whole. Many files in one folder then cost one fsync of it.
 
     Raises:
         FileExistsError: `path` is there and `overwrite` is False.
@@ -112,7 +119,8 @@ def publish(path: Path, data: bytes, *, overwrite: bool = False) -> None:
             else:
                 rename_if_absent(temporary, path)
             step(f"renamed {path.name}")
-            sync_folder(path.parent)
+            if sync_name:
+                sync_folder(path.parent)
         except OSError:  # not BaseException: a kill cleans nothing either, and the sweep must cope with that
             with suppress(OSError):
                 temporary.unlink()

@@ -42,10 +42,19 @@ def scale_allocation(
         return {g: max(min(floor, w), min(w, int(shares[g] * factor * w))) for g, w in layout.groups.items()}
 
     low, high = 0.0, 2.0 / min(shares.values())  # at half of it every group is whole
+    within, above = counts(low), counts(high)
+    if layout.circuit_share(above) <= target:
+        return above
     for _ in range(50):
+        if sum(above.values()) - sum(within.values()) <= 1:
+            break  # nothing lies between
         middle = (low + high) / 2
-        low, high = (middle, high) if layout.circuit_share(counts(middle)) <= target else (low, middle)
-    return counts(low)
+        found = counts(middle)
+        if layout.circuit_share(found) <= target:
+            low, within = middle, found
+        else:
+            high, above = middle, found
+    return within
 
 
 def allocation(layout: ChannelLayout, kind: str, budget: float, floor: int = 1) -> dict[str, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -34,9 +33,10 @@ class BlobStore:
         self._quarantine = root / "quarantine" if root is not None and quarantine is None else quarantine
         self._memory: dict[str, bytes] = {}
         self._uncommitted: set[str] = set()
+        self._unsynced: set[Path] = set()  # folders with names that a power cut might still take away
 
     def put(self, tensors: Mapping[str, torch.Tensor]) -> str:
-        """Store tensors; when this returns they are on the disk. Putting equal tensors again does nothing.
+        """Store tensors; after the next `sync` nothing takes them away. Putting equal tensors again does nothing.
 
         Returns:
             The digest: sha256 in hex, the same for equal tensors in any order and on any device.
@@ -59,6 +59,7 @@ class BlobStore:
             self._memory[digest] = data
             return digest
         path = self.path(digest)
+        self._unsynced.add(path.parent)  # also where it is there: who put it may have been killed before syncing
         if path.exists():
             if self.damage(digest) is None:
                 return digest
@@ -68,9 +69,19 @@ class BlobStore:
                 if not folder.exists():
                     folder.mkdir(parents=True, exist_ok=True)
                     storage.sync_folder(folder.parent)
-        with suppress(FileExistsError):  # another process put the same content first
-            storage.publish(path, data)
+        storage.publish(path, data, overwrite=True, sync_name=False)  # who put it in the meantime, put the same
         return digest
+
+    def sync(self) -> None:
+        """Make everything that was put durable: before anything on the disk refers to it.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        for folder in sorted(self._unsynced):
+            with storage.guard(folder, 0):
+                storage.sync_folder(folder)
+            self._unsynced.discard(folder)
 
     def get(self, digest: str) -> dict[str, torch.Tensor]:
         """Fresh tensors of a blob, verified against its digest.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from gtl.critic import Gene, criticise, draw_tasks
 from gtl.errors import RunError
@@ -47,7 +48,7 @@ def found(world: World, evaluator: Evaluator, store: RunStore, say: Callable[[st
     if world.config.founders.kind == "random":
         if "reference" not in record:
             record = {"reference": evaluator.call(reference_lines, None)}
-            write_record(store.path / RECORD, record)
+            _record(store, record)
         return Ancestor(None, 0, {}, record["reference"])
     if "gene" not in record:
         if world.config.founders.checkpoint is not None:  # a file of this machine, perhaps not of a worker's
@@ -56,7 +57,7 @@ def found(world: World, evaluator: Evaluator, store: RunStore, say: Callable[[st
             tensors, images = _train(world, evaluator, store, say)
         reference = evaluator.call(reference_lines, tensors)
         record = {"gene": store.blobs.put(tensors), "images": images, "reference": reference}
-        write_record(store.path / RECORD, record)
+        _record(store, record)
     tensors = store.blobs.get(record["gene"])
     rankings = {method: channel_scores(tensors, world.layout, method, world.config.seed) for method in METHODS}
     return Ancestor(record["gene"], int(record["images"]), rankings, record["reference"])
@@ -71,11 +72,17 @@ def _train(world: World, evaluator: Evaluator, store: RunStore, say: Callable[[s
     began = time.perf_counter()
     while isinstance(part := evaluator.call(ancestor_part, saved, founders.SAVE_EVERY), Saved):
         saved, before = part, read_record(store.path / RECORD).get("progress")
-        write_record(store.path / RECORD, {"step": saved.step, "progress": store.blobs.put(saved.tensors)})
+        _record(store, {"step": saved.step, "progress": store.blobs.put(saved.tensors)})
         if before is not None:
             store.blobs.discard(before)  # or a long training would fill the disk
         say(f"ancestor: step {saved.step} of {steps}, {time.perf_counter() - began:.0f} s")
     return part
+
+
+def _record(store: RunStore, record: dict[str, Any]) -> None:
+    """Keep what is known of the ancestor, after the blobs that it names."""
+    store.blobs.sync()
+    write_record(store.path / RECORD, record)
 
 
 def _saved(store: RunStore, steps: int, say: Callable[[str], None]) -> Saved | None:

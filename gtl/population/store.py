@@ -186,6 +186,7 @@ class RunStore:
         absent = [digest for digest in blobs if digest not in self.blobs]
         if absent:
             raise RunError(f"the state of generation {generation} refers to blobs that were never put: {absent[:3]}")
+        self.blobs.sync()
         rows = journal.encode_rows(lineage_rows)
         files = {STATE: json.dumps(state, separators=(",", ":"), allow_nan=False).encode() + b"\n", LINEAGE: rows}
         written = tip.journal_hash.copy()

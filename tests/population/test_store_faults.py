@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from run_files import commit, create, journal, leftovers, mounted, rows
+from run_files import commit, create, journal, leftovers, mounted, rows, tensors
 
 from gtl import storage
 from gtl.errors import RunError, StorageError
@@ -63,6 +63,28 @@ def test_f17_every_step_of_a_commit_may_fail(tmp_path: Path, monkeypatch: pytest
             assert latest is not None and (latest == (0, before) or latest[0] == 1)
             assert journal(store.path) == [row for g in range(latest[0] + 1) for row in rows(g)]
             commit(store, latest[0] + 1)
+
+
+def test_f16_names_of_blobs_are_durable_before_a_generation_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sync for each folder of blobs, not for each blob; also of a folder whose blob somebody put before."""
+    store = create(tmp_path / "run")
+    names = [store.blobs.put(tensors(seed)) for seed in range(40)]
+    again = RunStore.open(store.path)
+    steps: list[str] = []
+    monkeypatch.setattr(storage, "fault", steps.append)
+    assert [again.blobs.put(tensors(seed)) for seed in range(40)] == names
+    assert steps == []
+    with again.lock():
+        steps.clear()
+        again.commit(1, {"blobs": sorted(names)}, [])
+    folders = sorted({f"synced folder {name[:2]}" for name in names})
+    assert steps[: len(folders)] == folders
+    assert "renamed gen-000001" in steps[len(folders) :]
+    steps.clear()
+    again.blobs.sync()
+    assert steps == []
 
 
 def test_f17_full_disk(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from gtl.config import ClusterSection
@@ -22,11 +21,13 @@ from gtl.individual import Status
 from gtl.population.observer import WorkerReport
 from gtl.population.processes import descendants
 from gtl.population.ray_pool.connection import Room, connect, draining, is_memory, own_node, sentence
+from gtl.population.ray_pool.seats import Node, Seat, Tally
 from gtl.population.ray_pool.traffic import References, Traffic, size
 from gtl.population.retry import Call, Deadlines, Lost, Queue
 from gtl.population.signals import Signals
 
 LOOK = 0.5  # seconds that the loop waits for results before it looks at signals and deadlines
+BACKLOG = 0.001  # seconds: when the first result was there so soon, others may be there, too
 REFRESH = 2.0  # seconds between two looks at which nodes there are
 PATIENCE = 600.0  # seconds without a single worker before the run gives up
 PREPARE = Callable[[Any], tuple[Mapping[str, str], Any]]
@@ -45,38 +46,6 @@ class _Worker:
     def run(self, function: Any, args: tuple[Any, ...], *blobs: bytes) -> Any:
         """One call."""
         return function(self.context, *args, *blobs)
-
-
-@dataclass(eq=False)
-class _Seat:
-    """A worker as the driver sees it: first starting (`ref` is its greeting), then idle, or busy with a call."""
-
-    actor: Any
-    node: str
-    ref: Any
-    since: float
-    pid: int = 0
-    call: Call | None = None
-    ready: bool = False
-
-
-@dataclass
-class _Node:
-    """A machine of the cluster: how many workers it holds, and whether it may get more work."""
-
-    room: int
-    host: str
-    draining: bool = False
-
-
-@dataclass
-class _Tally:
-    """What went wrong so far."""
-
-    retries: int = 0
-    died: int = 0
-    starts_failed: int = 0
-    last_start: str = ""
 
 
 def _no_blobs(digest: str) -> bytes:
@@ -112,10 +81,11 @@ class RayPool:
         self.warnings: tuple[str, ...] = ()
         self._prepare, self._shared, self._signals, self.report = prepare, shared, signals, report
         self._deadlines = Deadlines(section)
-        self._seats: list[_Seat] = []
-        self._nodes: dict[str, _Node] = {}
+        self._seats: list[Seat] = []
+        self._nodes: dict[str, Node] = {}
+        self._staffed = False  # nothing has changed since workers were last hired
         self._shrunk: Counter[str] = Counter()  # node -> workers fewer, since memory did not suffice for all
-        self._tally = _Tally()
+        self._tally = Tally()
         self._looked = self._checked = self._alone_since = 0.0
         self._facts: list[Mapping[str, str]] = []
         self._ray: Any = None
@@ -200,13 +170,13 @@ class RayPool:
         alive = [entry for entry in self._ray.nodes() if entry["Alive"]]
         if self._gpus is None and self.room.device == "auto":  # settled once: all workers are of one kind
             self._gpus = any(entry["Resources"].get("GPU", 0) for entry in alive)
-        gpus, nodes = bool(self._gpus), dict[str, _Node]()
+        gpus, nodes = bool(self._gpus), dict[str, Node]()
         for entry in alive:
             resources, name = entry["Resources"], entry["NodeID"]
             per = resources.get("GPU", 0) / self.room.gpus if gpus else resources.get("CPU", 0) / self.room.cpus
             room = int(per + 1e-6)
             if room:
-                nodes[name] = _Node(max(1, room - self._shrunk[name]), entry["NodeManagerHostname"], name in leaving)
+                nodes[name] = Node(max(1, room - self._shrunk[name]), entry["NodeManagerHostname"], name in leaving)
         for name in nodes.keys() - self._nodes.keys() if self._nodes else ():
             self._say(f"node {nodes[name].host} joined, room for {nodes[name].room} workers")
         for name in self._nodes.keys() & leaving:
@@ -214,10 +184,12 @@ class RayPool:
                 self._say(f"node {self._nodes[name].host} will be taken away, and gets no more work")
         for name in self._nodes.keys() - nodes.keys():
             self._say(f"node {self._nodes[name].host} is gone")
-        self._nodes = nodes
+        self._nodes, self._staffed = nodes, False
 
     def _hire(self) -> None:
         """Start workers where there is room, spread evenly; let those go that there is no room for any more."""
+        if self._staffed:
+            return
         held = Counter(seat.node for seat in self._seats)
         for seat in [s for s in self._seats if s.call is None and s.ready]:
             node = self._nodes.get(seat.node)
@@ -234,7 +206,10 @@ class RayPool:
             name = min(free, key=lambda n: (free[n], n))
             held[name] += 1
             self._seats.append(self._new_worker(name))
+        rooms = Counter({name: node.room for name, node in open_nodes.items()})
+        self._staffed = held <= rooms  # otherwise somebody who is busy has to go
         if not any(seat.ready for seat in self._seats):
+            self._staffed = False
             waited = time.monotonic() - self._alone_since
             if waited > PATIENCE or self._tally.starts_failed > max(5, 2 * limit):
                 cause = self._tally.last_start or "the cluster has no room for a worker (see `ray status`)"
@@ -245,17 +220,18 @@ class RayPool:
         else:
             self._alone_since = time.monotonic()
 
-    def _new_worker(self, node: str) -> _Seat:
+    def _new_worker(self, node: str) -> Seat:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         resources = {"num_gpus": self.room.gpus, "num_cpus": 0} if self._gpus else {"num_cpus": self.room.cpus}
         where = NodeAffinitySchedulingStrategy(node, soft=False)
         actor = self._actor.options(scheduling_strategy=where, **resources).remote(self._prepare, self._shared_ref)
-        return _Seat(actor, node, actor.hello.remote(), time.monotonic())
+        return Seat(actor, node, actor.hello.remote(), time.monotonic())
 
-    def _dismiss(self, seat: _Seat) -> None:
+    def _dismiss(self, seat: Seat) -> None:
         """End a worker, whatever it is doing."""
         self._seats.remove(seat)
+        self._staffed = False
         with suppress(Exception):
             self._ray.kill(seat.actor, no_restart=True)
         if seat.pid and seat.node == self._own_node:  # a stopped or stuck process does not hear Ray
@@ -281,7 +257,7 @@ class RayPool:
             seat.ref = seat.actor.run.remote(call.function, call.args, *blobs)
             seat.call, seat.since = call, time.monotonic()
 
-    def _arrived(self) -> list[_Seat]:
+    def _arrived(self) -> list[Seat]:
         """Seats whose greeting or result is there; waits a moment for the first."""
         by_ref = {seat.ref: seat for seat in self._seats if seat.ref is not None}
         if not by_ref:
@@ -293,12 +269,13 @@ class RayPool:
                 oldest[seat.call.kind] = seat.since
         nearest = min((since + self._deadlines.seconds(kind) for kind, since in oldest.items()), default=1e300)
         timeout = min(LOOK, max(0.01, nearest - time.monotonic()))
+        began = time.monotonic()
         done, rest = self._ray.wait(list(by_ref), num_returns=1, timeout=timeout)
-        if done and rest:
+        if done and rest and time.monotonic() - began < BACKLOG:
             done += self._ray.wait(rest, num_returns=len(rest), timeout=0)[0]
         return [by_ref[ref] for ref in done]
 
-    def _collect(self, seat: _Seat, queue: Queue) -> Any:
+    def _collect(self, seat: Seat, queue: Queue) -> Any:
         """The result of a seat's call, or why it is lost; `_NOTHING` where it is to be tried again or was a greeting."""
         ref, call, took = seat.ref, seat.call, time.monotonic() - seat.since
         seat.ref = None
@@ -319,7 +296,7 @@ class RayPool:
         self._deadlines.finished(call.kind, took)
         return value
 
-    def _failure(self, seat: _Seat, call: Call | None, error: Exception, queue: Queue, took: float) -> Any:
+    def _failure(self, seat: Seat, call: Call | None, error: Exception, queue: Queue, took: float) -> Any:
         """A worker that did not answer: whose fault was it, and what is to be done."""
         cause = getattr(error, "cause", None)
         if isinstance(cause, GtlError):
@@ -375,9 +352,7 @@ class RayPool:
                 if lost is not _NOTHING:
                     yield call, lost
 
-    def _again(
-        self, call: Call, seat: _Seat, queue: Queue, reason: str, took: float, *, timed_out: bool = False
-    ) -> Any:
+    def _again(self, call: Call, seat: Seat, queue: Queue, reason: str, took: float, *, timed_out: bool = False) -> Any:
         lost = queue.failed(call, seat.node, reason, took, timed_out=timed_out)
         if lost is None:
             self._tally.retries += 1
