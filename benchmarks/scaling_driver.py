@@ -54,16 +54,18 @@ class Stopwatch:
         self._thread = threading.get_ident()
         self._last = self._now()
 
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Charge what happens inside to `name`."""
+    def part(self, name: str) -> Stopwatch:
+        """``with`` it: charge what happens inside to `name`."""
         self._charge()
         self._open.append(name)
-        try:
-            yield
-        finally:
-            self._charge()
-            self._open.pop()
+        return self
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self._charge()
+        self._open.pop()
 
     def watched(self, name: str, function: Callable[..., T]) -> Callable[..., T]:
         """`function`, charged to `name`."""
