@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch.nn import functional as F
@@ -19,7 +20,7 @@ from gtl.genotype import Genotype
 from gtl.models import ArchSpec, ConvNet
 from gtl.phenotype import newborn, thin_network
 from gtl.seeds import derive, rng
-from gtl.training import EVAL_BATCH, Compute, accuracy, place, train
+from gtl.training import Compute, accuracy, place, train
 
 SHORT_BATCH = 64
 POOL = 2  # features are averaged over a 2 x 2 grid, so that a little of where things are remains
@@ -41,9 +42,10 @@ class Gene:
     genotype: Genotype
     tensors: Mapping[str, torch.Tensor]
 
-    def thin(self, num_classes: int = 1) -> ConvNet:
-        """The gene as a network of its own."""
-        return thin_network(self.host.arch, self.genotype, self.tensors, num_classes)
+    @cached_property
+    def network(self) -> ConvNet:
+        """The gene as a network of its own, built once for all tasks; critics only evaluate it."""
+        return thin_network(self.host.arch, self.genotype, self.tensors)
 
 
 def draw_tasks(val: ImageSet, section: CriticSection, seed: int, count: int) -> list[CriticTask]:
@@ -57,8 +59,8 @@ def draw_tasks(val: ImageSet, section: CriticSection, seed: int, count: int) -> 
     tasks = []
     for number in range(count):
         draw = rng(seed, "critic", number)
-        classes = draw.permutation(val.n_classes)[: section.n_way or val.n_classes]
-        fit, score = val.take_classes(classes.tolist()).draw_per_class(draw, section.fit_images, section.score_images)
+        classes = draw.permutation(val.n_classes)[: section.n_way or val.n_classes].tolist()
+        fit, score = val.draw_per_class(draw, section.fit_images, section.score_images, classes=classes)
         tasks.append(CriticTask(fit, score))
     return tasks
 
@@ -69,7 +71,7 @@ def pooled_features(network: ConvNet, images: ImageSet, compute: Compute) -> tor
     place(network, compute)
     network.eval()
     rows = []
-    for pixels in torch.split(images.to(compute.device).images, EVAL_BATCH):
+    for pixels in torch.split(images.to(compute.device).images, compute.eval_batch):
         with compute.context():
             found = network.activations(to_input(pixels)).values()
         rows.append(torch.cat([F.adaptive_avg_pool2d(a, POOL).flatten(1).float() for a in found], dim=1))
@@ -110,14 +112,14 @@ def nearest_class_mean(fit: torch.Tensor, labels: torch.Tensor, score: torch.Ten
 
 
 def _ridge(gene: Gene, task: CriticTask, section: CriticSection, seed: int, compute: Compute) -> float:
-    network = gene.thin()
+    network = gene.network
     fit, score = pooled_features(network, task.fit, compute), pooled_features(network, task.score, compute)
     truth = task.score.labels.to(score.device)
     return ridge_accuracy(fit, task.fit.labels.to(fit.device), score, truth, section.ridge)
 
 
 def _nearest_class_mean(gene: Gene, task: CriticTask, section: CriticSection, seed: int, compute: Compute) -> float:
-    network = gene.thin()
+    network = gene.network
     fit, score = last_features(network, task.fit, compute), last_features(network, task.score, compute)
     found = nearest_class_mean(fit, task.fit.labels.to(fit.device), score)
     return float((found == task.score.labels.to(found.device)).double().mean())
@@ -137,7 +139,10 @@ def last_features(network: ConvNet, images: ImageSet, compute: Compute) -> torch
     place(network, compute)
     network.eval()
     return torch.cat(
-        [network.features(to_input(p)).float() for p in torch.split(images.to(compute.device).images, EVAL_BATCH)]
+        [
+            network.features(to_input(p)).float()
+            for p in torch.split(images.to(compute.device).images, compute.eval_batch)
+        ]
     )
 
 

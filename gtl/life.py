@@ -11,6 +11,8 @@ import torch
 
 from gtl.config import Config
 from gtl.critic import Gene, critic_images, criticise, draw_tasks
+from gtl.data.augment import Augmenter
+from gtl.data.batches import Environment
 from gtl.data.images import ImageSet, refuse_novel
 from gtl.genotype import Genotype
 from gtl.individual import Evaluation, Job, Status
@@ -36,6 +38,7 @@ class World:
         compute: where to compute.
         class_lists: class names by role, for provenance.
         class_digest: hash of source and class lists.
+        crops: `train`, padded for lives; None: padded when it is first needed.
     """
 
     config: Config
@@ -45,15 +48,34 @@ class World:
     compute: Compute
     class_lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     class_digest: str = ""
+    crops: Augmenter | None = None
 
     def __post_init__(self) -> None:
         refuse_novel(self.train, "training")
         refuse_novel(self.val, "the critic")
+        pad = self.config.life.training.crop_padding
+        if self.crops is not None and self.crops.pad != pad:
+            raise ValueError(f"the train images are padded by {self.crops.pad}, lives need {pad}")
 
     @cached_property
     def layout(self) -> ChannelLayout:
         """Layout of hosts without their head."""
         return gene_layout(self.host.arch, dict(self.host.widths))
+
+    @cached_property
+    def everything(self) -> Environment:
+        """All train classes, padded and on the device once for all lives."""
+        if self.crops is None:
+            return Environment.of(self.train, self.config.life.training.crop_padding, self.compute.device)
+        crops, labels = self.crops.to(self.compute.device), self.train.labels.to(self.compute.device)
+        return Environment(crops, torch.arange(len(labels), device=labels.device), labels)
+
+    def environment(self, classes: Sequence[int] | None) -> Environment:
+        """What a life learns from: these train classes, renumbered in the order given; None: all, in their own order."""
+        if classes is None:
+            return self.everything
+        rows, labels = (found.to(self.compute.device) for found in self.train.rows_of(classes))
+        return Environment(self.everything.crops, rows, labels)
 
 
 def evaluate(job: Job, parents: Sequence[GeneTensors], world: World) -> tuple[GeneTensors | None, Evaluation]:
@@ -139,7 +161,7 @@ def _live(host: ConvNet, job: Job, inherited: tuple[Genotype, GeneTensors] | Non
     """Train the host on its survival environment: k of the train classes."""
     life = world.config.life
     classes = rng(job.task_seed, "classes").permutation(world.train.n_classes)[: life.n_way]
-    environment = world.train.take_classes(classes.tolist()) if life.n_way < world.train.n_classes else world.train
+    environment = world.environment(classes.tolist() if life.n_way < world.train.n_classes else None)
     born_with = job.genotype if inherited is None else inherited[0]
     scale = update_scale(host.layout, born_with, gene_update=life.gene_update, masked=life.zero_block == "masked")
     return train(

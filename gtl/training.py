@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch.nn import functional as F
 
 from gtl.config import ComputeSection, TrainingSection
-from gtl.data.augment import Augmenter, to_input
+from gtl.data.augment import to_input
+from gtl.data.batches import Batches, Environment
 from gtl.data.images import ImageSet
 from gtl.errors import ConfigError
 from gtl.models import ConvNet
-from gtl.seeds import derive
 
-EVAL_BATCH = 512
+NORM_BATCH = 512  # images that a norm averages over at once, whatever the device: it is part of the result
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class Compute:
 
     device: torch.device
     autocast: torch.dtype | None
+
+    @property
+    def eval_batch(self) -> int:
+        """Images that are evaluated at once: what a CPU's cache holds, what fills a GPU. Changes no number."""
+        return 128 if self.device.type == "cpu" else 1024
 
     def context(self) -> torch.autocast:
         """Autocast context for forward passes."""
@@ -43,14 +49,20 @@ def resolve_compute(section: ComputeSection) -> Compute:
     Raises:
         ConfigError: a GPU that is not there.
     """
+    compute = pick_compute(section)
+    if section.threads:
+        torch.set_num_threads(section.threads)
+    return compute
+
+
+def pick_compute(section: ComputeSection) -> Compute:
+    """`resolve_compute` that changes nothing."""
     name = section.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= (torch.cuda.device_count() if torch.cuda.is_available() else 0):
         raise ConfigError(f"compute.device is {name}, but there is no such GPU here; set compute.device=auto or cpu")
-    if section.threads:
-        torch.set_num_threads(section.threads)
     precision = section.precision
     if precision == "auto":
         precision = "bfloat16" if _fast_bfloat16(device) else "float32"
@@ -97,7 +109,7 @@ class Progress:
 
 def train(
     network: ConvNet,
-    images: ImageSet,
+    images: ImageSet | Environment,
     recipe: TrainingSection,
     *,
     steps: int,
@@ -111,7 +123,8 @@ def train(
 
     Args:
         network: on any device; is moved to `compute.device`.
-        images: the training images; the network's head must have their number of classes.
+        images: the training images, or where they lie prepared on the device (with the recipe's crop padding). The
+            network's head must have their number of classes.
         steps: optimiser steps in all.
         seed: seeds batches and augmentation.
         update_scale: parameter name -> factor on its update (broadcastable); 0 holds a weight exactly, whatever
@@ -123,55 +136,107 @@ def train(
     began = time.perf_counter()
     device = compute.device
     place(network, compute)
-    images = images.to(device)
-    augmenter = Augmenter(images, pad=recipe.crop_padding)
-    parameters = dict(network.named_parameters())
-    optimiser = torch.optim.SGD(
-        parameters.values(),
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=recipe.momentum > 0,
-        fused=True,
-    )
-    scaled = _scaled_parameters(parameters, update_scale)
-    count = len(images.labels)
-    batch_size = min(recipe.batch_size, count)
-    per_epoch = count // batch_size
+    if isinstance(images, ImageSet):
+        images = Environment.of(images, recipe.crop_padding, device)
+    batches = Batches(images, recipe.batch_size, seed)
+    descent = Descent(dict(network.named_parameters()), recipe, steps, update_scale)
     step = 0
     if resume is not None:
         step = resume.step
-        for parameter, buffer in zip(parameters.values(), resume.momentum, strict=True):
-            # in the parameter's own memory layout: the fused optimiser walks through both as they lie in memory
-            optimiser.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer).detach()
-    total, tail_losses = step, []
+        descent.restore(resume.momentum)
+    start, tail = step, Tail(steps)
     while step < steps:
-        epoch = step // per_epoch
-        generator = torch.Generator(device).manual_seed(derive(seed, "epoch", epoch))
-        order = torch.randperm(count, generator=generator, device=device)
         network.train()  # whoever was called between epochs may have evaluated the network
-        for batch in range(min(per_epoch, steps - step)):
-            index = order[batch * batch_size : (batch + 1) * batch_size]
-            optimiser.param_groups[0]["lr"] = recipe.learning_rate * schedule(step, steps, recipe)
-            inputs = to_input(augmenter.batch(index, generator))
+        for inputs, labels in islice(batches.epoch(step // batches.per_epoch), steps - step):
             with compute.context():
                 logits = network(inputs)
-            loss = F.cross_entropy(logits.float(), images.labels[index], label_smoothing=recipe.label_smoothing)
-            optimiser.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            before = [parameter.detach().clone() for parameter, _ in scaled]
-            optimiser.step()
-            with torch.no_grad():
-                for (parameter, factor), old in zip(scaled, before, strict=True):
-                    parameter.copy_(torch.where(factor == 0, old, old + factor * (parameter - old)))
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+            descent.step(loss, step)
+            tail.add(step, loss)
             step += 1
-            if step > steps - max(1, steps // 10):
-                tail_losses.append(loss.detach())
         if on_epoch is not None and step < steps:
-            on_epoch(Progress(step, tuple(_momentum(optimiser, parameter) for parameter in parameters.values())))
-    loss_value = float(torch.stack(tail_losses).mean()) if tail_losses else 0.0
-    finite = math.isfinite(loss_value) and all(bool(torch.isfinite(t).all()) for t in network.state_dict().values())
-    return TrainingResult(finite, loss_value, (steps - total) * batch_size, time.perf_counter() - began)
+            on_epoch(Progress(step, descent.momentum()))
+    loss_value = float(tail.mean())
+    finite = math.isfinite(loss_value) and all_finite(network.state_dict().values())
+    return TrainingResult(finite, loss_value, (steps - start) * batches.size, time.perf_counter() - began)
+
+
+class Descent:
+    """SGD with momentum by a recipe and its schedule, of one network's parameters or of several networks' in stacks.
+
+    Args:
+        parameters: by name.
+        recipe: learning rate, momentum, weight decay, schedule.
+        steps: in all.
+        update_scale: factors on updates, as `train` has them.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, torch.nn.Parameter],
+        recipe: TrainingSection,
+        steps: int,
+        update_scale: Mapping[str, torch.Tensor] | None,
+    ) -> None:
+        self._parameters, self._recipe, self._steps = list(parameters.values()), recipe, steps
+        self._optimiser = torch.optim.SGD(
+            self._parameters,
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            nesterov=recipe.momentum > 0,
+            fused=True,
+        )
+        scale = update_scale or {}
+        self._scaled = [(parameters[n], factor.to(parameters[n])) for n, factor in scale.items() if n in parameters]
+
+    def step(self, loss: torch.Tensor, step: int) -> None:
+        """One update down the gradient of `loss`, with the learning rate of step number `step`."""
+        rate = self._recipe.learning_rate * schedule(step, self._steps, self._recipe)
+        self._optimiser.param_groups[0]["lr"] = rate
+        self._optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        before = [parameter.detach().clone() for parameter, _ in self._scaled]
+        self._optimiser.step()
+        with torch.no_grad():
+            for (parameter, factor), old in zip(self._scaled, before, strict=True):
+                parameter.copy_(torch.where(factor == 0, old, old + factor * (parameter - old)))
+
+    def momentum(self) -> tuple[torch.Tensor, ...]:
+        """Momentum of every parameter; zero where the recipe has none, and the optimiser keeps no buffer."""
+        found = [self._optimiser.state[parameter].get("momentum_buffer") for parameter in self._parameters]
+        return tuple(
+            torch.zeros_like(parameter).detach() if buffer is None else buffer
+            for parameter, buffer in zip(self._parameters, found, strict=True)
+        )
+
+    def restore(self, momentum: Sequence[torch.Tensor]) -> None:
+        """Go on with what `momentum` gave."""
+        for parameter, buffer in zip(self._parameters, momentum, strict=True):
+            # in the parameter's own memory layout: the fused optimiser walks through both as they lie in memory
+            self._optimiser.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer).detach()
+
+
+class Tail:
+    """Mean of the losses of the last tenth of the steps; nothing is read from the device before it is asked for."""
+
+    def __init__(self, steps: int) -> None:
+        self._first = steps - max(1, steps // 10)
+        self._losses: list[torch.Tensor] = []
+
+    def add(self, step: int, loss: torch.Tensor) -> None:
+        """The loss of a step; a scalar, or one for each of several networks."""
+        if step >= self._first:
+            self._losses.append(loss.detach())
+
+    def mean(self) -> torch.Tensor:
+        """Shaped as the losses; 0 if there was no step."""
+        return torch.stack(self._losses).mean(0) if self._losses else torch.zeros(())
+
+
+def all_finite(tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether no tensor holds an infinity or NaN; waits for the device once."""
+    return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())
 
 
 def schedule(step: int, steps: int, recipe: TrainingSection) -> float:
@@ -182,20 +247,6 @@ def schedule(step: int, steps: int, recipe: TrainingSection) -> float:
     if recipe.schedule == "constant":
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1.0, steps - warm)))
-
-
-def _momentum(optimiser: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> torch.Tensor:
-    """The parameter's momentum; zero where the recipe has none, and the optimiser keeps no buffer."""
-    buffer = optimiser.state[parameter].get("momentum_buffer")
-    return torch.zeros_like(parameter).detach() if buffer is None else buffer
-
-
-def _scaled_parameters(
-    parameters: Mapping[str, torch.nn.Parameter], update_scale: Mapping[str, torch.Tensor] | None
-) -> list[tuple[torch.nn.Parameter, torch.Tensor]]:
-    """The parameters whose updates are scaled, with their factors on the right device."""
-    scale = update_scale or {}
-    return [(parameters[name], factor.to(parameters[name])) for name, factor in scale.items() if name in parameters]
 
 
 @torch.no_grad()
@@ -211,7 +262,7 @@ def reestimate_norms(network: ConvNet, images: torch.Tensor, compute: Compute) -
         norm.momentum = None  # cumulative average over the batches
     place(network, compute)
     network.train()
-    batches = max(1, len(images) // EVAL_BATCH)
+    batches = max(1, len(images) // NORM_BATCH)
     for batch in images.to(compute.device).chunk(batches):
         network.features(to_input(batch))
     network.eval()
@@ -229,7 +280,7 @@ def accuracy(network: ConvNet, images: ImageSet, compute: Compute) -> float:
     images = images.to(compute.device)
     right = torch.zeros((), dtype=torch.int64, device=compute.device)
     for pixels, labels in zip(
-        torch.split(images.images, EVAL_BATCH), torch.split(images.labels, EVAL_BATCH), strict=True
+        torch.split(images.images, compute.eval_batch), torch.split(images.labels, compute.eval_batch), strict=True
     ):
         with compute.context():
             logits = network(to_input(pixels))

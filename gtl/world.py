@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from gtl.checks import check_feasible
 from gtl.config import Config, DataSection
+from gtl.data.augment import Augmenter
 from gtl.data.images import Role, Splits
 from gtl.data.request import DataRequest
 from gtl.data.sources import load
@@ -43,12 +45,14 @@ def make_world(config: Config, *, computes: bool = True) -> World:
     check_feasible(config, class_counts, smallest)
     model = config.model
     host = spec_of(model.arch, num_classes=config.life.n_way, width=model.width, family=model.family)
+    crops = Augmenter(splits["train"], pad=config.life.training.crop_padding)
     return World(
         config,
         host,
-        splits["train"],
+        replace(splits["train"], images=crops.images),  # the padded images are all that is kept of them
         splits["val"],
         resolve_compute(config.compute) if computes else Compute(torch.device("cpu"), None),
         {role: names for role, names in splits.class_lists.items()},  # noqa: C416 - widens the key type
         splits.digest,
+        crops,
     )

@@ -16,6 +16,8 @@ import torch
 from pico import ARCHS, CPU, equal, gratings, job, random_genotype, spec, stir, world
 
 from gtl.config import Config
+from gtl.data.augment import Augmenter
+from gtl.data.batches import Batches, Environment
 from gtl.data.images import ImageSet
 from gtl.errors import NovelClassesError
 from gtl.genotype import ChannelMask, Genotype
@@ -370,3 +372,27 @@ def test_the_configuration_here_is_a_real_one() -> None:
     """The tests' tiny configuration passes the same checks as a user's."""
     assert Config.model_validate(world().config.model_dump()) == world().config
     assert isinstance(job(world().layout.full()), Job)
+
+
+# --- what lives read ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_way", [2, 4])
+def test_a_life_reads_a_padded_set_that_all_lives_share(n_way: int) -> None:
+    """The same batches as from a set of its own, without a copy of the images."""
+    shared = world(life={"n_way": n_way})
+    pad = shared.config.life.training.crop_padding
+    classes = [2, 0] if n_way == 2 else None
+    found = shared.environment(classes)
+    own = Environment.of(shared.train if classes is None else shared.train.take_classes(classes), pad, CPU.device)
+    for (here, label), (there, expected), _ in zip(Batches(found, 5, 3), Batches(own, 5, 3), range(9), strict=False):
+        assert torch.equal(here, there) and torch.equal(label, expected)
+    assert found.crops is shared.environment([1]).crops
+
+
+def test_a_padded_set_that_does_not_fit_the_recipe_is_refused() -> None:
+    plain = world()
+    pad = plain.config.life.training.crop_padding
+    assert replace(plain, crops=Augmenter(plain.train, pad=pad)).everything.crops.pad == pad
+    with pytest.raises(ValueError, match=f"padded by {pad + 1}, lives need {pad}"):
+        replace(plain, crops=Augmenter(plain.train, pad=pad + 1))

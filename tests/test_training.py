@@ -18,7 +18,7 @@ from gtl.data.images import ImageSet
 from gtl.models import ConvNet, build
 from gtl.seeds import derive
 from gtl.training import (
-    EVAL_BATCH,
+    NORM_BATCH,
     Progress,
     TrainingResult,
     accuracy,
@@ -252,7 +252,7 @@ def test_every_schedule_stays_between_zero_and_one(steps: int, warmup: float, ki
 # --- norms and accuracy --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [40, 2 * EVAL_BATCH + 60])
+@pytest.mark.parametrize("count", [40, 2 * NORM_BATCH + 60])
 def test_reestimated_norms_are_the_plain_statistics(count: int) -> None:
     """Layer by layer, by hand; several batches are averaged."""
     network = stir(build(spec()), 3)
@@ -260,7 +260,7 @@ def test_reestimated_norms_are_the_plain_statistics(count: int) -> None:
     pixels = torch.randint(0, 256, (count, 16, 16, 3), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
     reestimate_norms(network, pixels, CPU)
     after = network.state_dict()
-    chunks = pixels.chunk(max(1, count // EVAL_BATCH))
+    chunks = pixels.chunk(max(1, count // NORM_BATCH))
     assert len(chunks) == (1 if count == 40 else 2)
     expected: dict[str, torch.Tensor] = {}
     for chunk in chunks:
@@ -298,7 +298,7 @@ def test_reestimating_leaves_the_network_as_it_found_it_otherwise(arch: str) -> 
 
 
 def test_accuracy_by_hand() -> None:
-    images = gratings(3, EVAL_BATCH // 2)  # more than one batch, and labels in order
+    images = gratings(3, CPU.eval_batch // 2)  # more than one batch, and labels in order
     network = stir(build(spec()), 4).train()
     before = {name: t.clone() for name, t in network.state_dict().items()}
     found = accuracy(network, images, CPU)

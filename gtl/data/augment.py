@@ -45,10 +45,18 @@ class Augmenter:
         size = images.image_size
         if pad < 0 or (fill == "reflect" and pad >= size):
             raise DataError(f"{images.source}: pad is {pad}, it must lie in 0..{size - 1} for images of {size} pixels")
-        self.pad = pad
-        self.size = size
-        self.mirror = images.mirror if mirror is None else mirror
-        self.padded = pad_images(images.images, pad, fill)  # (N, S + 2 pad, S + 2 pad, 3)
+        self._take(pad_images(images.images, pad, fill), pad, images.mirror if mirror is None else mirror)
+
+    @classmethod
+    def of_padded(cls, padded: torch.Tensor, pad: int, mirror: bool) -> Augmenter:
+        """Of images that were padded before: uint8 ``(N, S + 2 pad, S + 2 pad, 3)``, contiguous; they are not copied."""
+        augmenter = cls.__new__(cls)
+        augmenter._take(padded, pad, mirror)
+        return augmenter
+
+    def _take(self, padded: torch.Tensor, pad: int, mirror: bool) -> None:
+        self.pad, self.mirror, self.padded = pad, mirror, padded
+        self.size = size = padded.shape[1] - 2 * pad
         image_stride, row_stride, column_stride, _ = self.padded.stride()
         # _windows[n, y, x] is the crop of image n at (y, x); a row of a crop is contiguous, so its columns and colours
         # are one axis, which makes copying faster.
@@ -56,6 +64,17 @@ class Augmenter:
             (len(self.padded), 2 * pad + 1, 2 * pad + 1, size, 3 * size),
             (image_stride, row_stride, column_stride, row_stride, 1),
         )
+
+    @property
+    def images(self) -> torch.Tensor:
+        """The images without what was added: a view, uint8 ``(N, S, S, 3)``."""
+        return self.padded[:, self.pad : self.pad + self.size, self.pad : self.pad + self.size]
+
+    def to(self, device: torch.device) -> Augmenter:
+        """The same set on a device; itself, where it lies there already."""
+        if self.padded.device == device:
+            return self
+        return Augmenter.of_padded(self.padded.to(device), self.pad, self.mirror)
 
     def batch(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Augmented copies of some images.

@@ -67,28 +67,40 @@ class ImageSet:
         bounds = torch.searchsorted(self.labels, torch.tensor([label, label + 1], device=self.labels.device)).tolist()
         return np.arange(bounds[0], bounds[1])
 
+    def rows_of(self, labels: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Positions of these classes' images, and their classes renumbered 0.. in the order given; int64, on the CPU."""
+        parts = [torch.from_numpy(self.indices_of(label)) for label in labels]
+        counts = torch.tensor([len(part) for part in parts])
+        return torch.cat(parts), torch.repeat_interleave(torch.arange(len(labels)), counts)
+
     def take_classes(self, labels: Sequence[int]) -> ImageSet:
         """Only these classes, renumbered 0.. in the order given."""
-        index = np.concatenate([self.indices_of(label) for label in labels])
-        counts = [len(self.indices_of(label)) for label in labels]
-        renumbered = torch.repeat_interleave(torch.arange(len(labels)), torch.tensor(counts))
+        index, renumbered = self.rows_of(labels)
         return replace(
             self,
-            images=self.images[torch.from_numpy(index).to(self.images.device)],
+            images=self.images[index.to(self.images.device)],
             labels=renumbered.to(self.labels.device),
             class_names=tuple(self.class_names[label] for label in labels),
         )
 
-    def draw_per_class(self, rng: np.random.Generator, *counts: int) -> tuple[ImageSet, ...]:
-        """Disjoint random subsets with ``counts[i]`` images of every class in subset i.
+    def draw_per_class(
+        self, rng: np.random.Generator, *counts: int, classes: Sequence[int] | None = None
+    ) -> tuple[ImageSet, ...]:
+        """Disjoint random subsets with ``counts[i]`` images of every class in subset i. Copies no other image.
+
+        Args:
+            rng: draws the images, class by class.
+            counts: images per class of each subset.
+            classes: only these, renumbered 0.. in the order given; None: all.
 
         Raises:
             DataError: a class has fewer than sum(counts) images; names it.
         """
         need = sum(counts)
         parts: list[list[np.ndarray]] = [[] for _ in counts]
-        for label, name in enumerate(self.class_names):
-            index = self.indices_of(label)
+        labels = range(self.n_classes) if classes is None else classes
+        for label in labels:
+            index, name = self.indices_of(label), self.class_names[label]
             if len(index) < need:
                 raise DataError(f"{self.source}: class {name!r} has {len(index)} images, {need} are needed")
             drawn = rng.permutation(index)[:need]
@@ -96,15 +108,20 @@ class ImageSet:
             for part, count in zip(parts, counts, strict=True):
                 part.append(np.sort(drawn[start : start + count]))
                 start += count
-        return tuple(self._rows(np.concatenate(part)) for part in parts)
+        names = tuple(self.class_names[label] for label in labels)
+        return tuple(
+            replace(
+                self,
+                images=self.images[torch.from_numpy(np.concatenate(part)).to(self.images.device)],
+                labels=torch.arange(len(names), device=self.labels.device).repeat_interleave(count),
+                class_names=names,
+            )
+            for part, count in zip(parts, counts, strict=True)
+        )
 
     def to(self, device: torch.device | str) -> ImageSet:
         """The same set with its tensors on `device`."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
-
-    def _rows(self, index: np.ndarray) -> ImageSet:
-        rows = torch.from_numpy(index).to(self.images.device)
-        return replace(self, images=self.images[rows], labels=self.labels[rows])
 
 
 @dataclass(frozen=True)

@@ -65,10 +65,12 @@ def pretrain(
         save(Saved(progress.step, tensors))
         last = time.monotonic()
 
+    recipe = world.config.founders.training
+    ready = recipe.crop_padding == world.config.life.training.crop_padding  # padded for lives, good for the ancestor
     result = train(
         network,
-        world.train,
-        world.config.founders.training,
+        world.everything if ready else world.train,
+        recipe,
         steps=steps,
         seed=derive(seed, "training"),
         compute=world.compute,

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from gtl.config import Config
+from gtl.data.augment import Augmenter
 from gtl.data.images import ImageSet, Role
 from gtl.individual import Evaluation, Job
 from gtl.learngene import container
@@ -24,9 +25,14 @@ from gtl.versions import versions
 
 @dataclass(frozen=True)
 class PlainImages:
-    """An ImageSet as numpy arrays: Ray keeps those in shared memory, one copy for all workers of a node."""
+    """An ImageSet as numpy arrays: Ray keeps those in shared memory, one copy for all workers of a node.
+
+    Attributes:
+        images: with `pad` pixels more on every side, so that no worker has to make a padded copy of its own.
+    """
 
     images: np.ndarray
+    pad: int
     labels: np.ndarray
     class_names: tuple[str, ...]
     role: Role
@@ -48,16 +54,17 @@ class PlainWorld:
 
 def plain(world: World) -> PlainWorld:
     """For sending."""
+    crops = world.crops or Augmenter(world.train, pad=world.config.life.training.crop_padding)
     return PlainWorld(
-        world.config, world.host, _plain(world.train), _plain(world.val), world.class_lists, world.class_digest
+        world.config, world.host, _plain(world.train, crops), _plain(world.val), world.class_lists, world.class_digest
     )
 
 
 def prepare(shared: PlainWorld) -> tuple[dict[str, str], World]:
     """In the worker: its versions, and the world on the device that it was given."""
     compute = resolve_compute(shared.config.compute)
-    train, val = _images(shared.train), _images(shared.val)
-    world = World(shared.config, shared.host, train, val, compute, shared.class_lists, shared.class_digest)
+    (train, crops), (val, _) = _images(shared.train), _images(shared.val)
+    world = World(shared.config, shared.host, train, val, compute, shared.class_lists, shared.class_digest, crops)
     return versions(compute.device), world
 
 
@@ -75,14 +82,16 @@ def compute(world: World, function: Callable[..., Any], *args: Any) -> Any:
     return function(world, *args)
 
 
-def _plain(images: ImageSet) -> PlainImages:
+def _plain(images: ImageSet, crops: Augmenter | None = None) -> PlainImages:
+    pixels, pad = (images.images, 0) if crops is None else (crops.padded, crops.pad)
     return PlainImages(
-        images.images.numpy(), images.labels.numpy(), images.class_names, images.role, images.source, images.mirror
+        pixels.numpy(), pad, images.labels.numpy(), images.class_names, images.role, images.source, images.mirror
     )
 
 
-def _images(found: PlainImages) -> ImageSet:
+def _images(found: PlainImages) -> tuple[ImageSet, Augmenter]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the arrays are read-only, and nothing here writes to them
-        images, labels = torch.from_numpy(found.images), torch.from_numpy(found.labels)
-    return ImageSet(images, labels, found.class_names, found.role, found.source, found.mirror)
+        pixels, labels = torch.from_numpy(found.images), torch.from_numpy(found.labels)
+    crops = Augmenter.of_padded(pixels, found.pad, found.mirror)
+    return ImageSet(crops.images, labels, found.class_names, found.role, found.source, found.mirror), crops

@@ -103,6 +103,17 @@ def test_resnet12_is_the_textbook_network() -> None:
 # --- the table -----------------------------------------------------------------------------------------------------
 
 
+def test_vgg_pools_before_it_rectifies_and_nothing_changes() -> None:
+    """To the bit, gradients too: features against those of the activations, in training."""
+    network, other = build(spec("vgg11"), 1).train(), build(spec("vgg11"), 1).train()
+    network.features(noise(6)).square().sum().backward()  # type: ignore[no-untyped-call]
+    other.activations(noise(6))["conv8"].mean(dim=(2, 3)).square().sum().backward()
+    for (name, parameter), twin in zip(network.named_parameters(), other.parameters(), strict=True):
+        if not name.startswith("head."):
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0
+            assert twin.grad is not None and torch.equal(parameter.grad, twin.grad), name
+
+
 @pytest.mark.parametrize("arch", ARCHS)
 def test_every_tensor_is_covered_exactly_once(arch: str) -> None:
     layout = build(spec(arch, width=5)).layout
