@@ -84,8 +84,8 @@ def _table(
     table.add_section()
     where = f"{_counted(plan.workers, 'worker')} with {_counted(found.threads, 'thread')}, {found.device}"
     table.add_row("computes with", where)
-    table.add_row("time", f"{bound}{_span(time.low)} to {_span(time.high)}")
-    shown = [f"{part} {_span(seconds)}" for part, seconds in time.parts.items() if seconds]
+    table.add_row("time", f"{bound}{span(time.low)} to {span(time.high)}")
+    shown = [f"{part} {span(seconds)}" for part, seconds in time.parts.items() if seconds]
     table.add_row("", ", ".join(shown))
     table.add_row(
         "",
@@ -118,7 +118,7 @@ def _counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
     """Rounded for people: 42 s, 7 min, 3.2 h, 4.5 days."""
     for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
         if seconds >= 2 * size:

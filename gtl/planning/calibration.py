@@ -152,7 +152,8 @@ def calibrate(world: World) -> Calibration:
 
     Takes about ten seconds for the demo's networks, and for large ones some steps of each training.
     """
-    data = sum(t.numel() * t.element_size() for s in (world.train, world.val) for t in (s.images, s.labels))
+    tensors = [t for images in (world.train, world.val) for t in (images.images, images.labels)]
+    data = sum(t.untyped_storage().nbytes() for t in tensors)  # of train images the padded ones, which they are part of
     loaded = peak_memory()
     began, used = time.perf_counter(), time.process_time()
     trial = _Trial(world)
