@@ -63,12 +63,16 @@ class World:
         return gene_layout(self.host.arch, dict(self.host.widths))
 
     @cached_property
+    def padded(self) -> Augmenter:
+        """`train`, padded for lives, where it lies."""
+        return self.crops or Augmenter(self.train, pad=self.config.life.training.crop_padding)
+
+    @cached_property
     def everything(self) -> Environment:
         """All train classes, padded and on the device once for all lives."""
-        if self.crops is None:
-            return Environment.of(self.train, self.config.life.training.crop_padding, self.compute.device)
-        crops, labels = self.crops.to(self.compute.device), self.train.labels.to(self.compute.device)
-        return Environment(crops, torch.arange(len(labels), device=labels.device), labels)
+        labels = self.train.labels.to(self.compute.device)
+        rows = torch.arange(len(labels), device=labels.device)
+        return Environment(self.padded.to(self.compute.device), rows, labels)
 
     def environment(self, classes: Sequence[int] | None) -> Environment:
         """What a life learns from: these train classes, renumbered in the order given; None: all, in their own order."""

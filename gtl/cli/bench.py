@@ -26,7 +26,7 @@ def bench(
 
     settled = load_config(config, set_ or ())
     world = make_world(settled)
-    paces = planning.bench(settled, world, say)
+    paces = planning.bench(world, say)
     best = paces[0]
     time = planning.duration(planning.plan(world, best.way.workers), world, best.calibration)
     advice = f"gtl evolve {config} {best.way.settings()}"

@@ -82,12 +82,12 @@ def ways(config: Config) -> list[Way]:
     return [Way(p, workers, threads) for p in precisions for workers, threads in layouts]
 
 
-def bench(config: Config, world: World, say: Callable[[str], None] = lambda text: None) -> list[Pace]:
+def bench(world: World, say: Callable[[str], None] = lambda text: None) -> list[Pace]:
     """Measure every way, each in processes of its own, all workers of a way at once. The fastest lives come first."""
     found = []
-    for way in ways(config):
+    for way in ways(world.config):
         say(f"{way.precision}, {way.workers} x {way.threads} threads ...")
-        settled = changed_config(config, compute={"precision": way.precision, "threads": way.threads})
+        settled = changed_config(world.config, compute={"precision": way.precision, "threads": way.threads})
         with ThreadPoolExecutor(way.workers) as pool:
             calls = [pool.submit(calibrate_apart, settled, way.threads) for _ in range(way.workers)]
             found.append(pace(way, world, [call.result() for call in calls], peak_flops_with(settled.compute)))

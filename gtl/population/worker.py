@@ -54,9 +54,13 @@ class PlainWorld:
 
 def plain(world: World) -> PlainWorld:
     """For sending."""
-    crops = world.crops or Augmenter(world.train, pad=world.config.life.training.crop_padding)
     return PlainWorld(
-        world.config, world.host, _plain(world.train, crops), _plain(world.val), world.class_lists, world.class_digest
+        world.config,
+        world.host,
+        _plain(world.train, world.padded),
+        _plain(world.val),
+        world.class_lists,
+        world.class_digest,
     )
 
 
