@@ -1,4 +1,4 @@
-"""How fast lives are: gtl against what a user would write, and against the bare limit, on the CPU cores of this machine.
+"""How fast lives are: gtl against what a user would write, the bare limit and the peak of this machine's CPU cores.
 
 python benchmarks/speed.py --work vgg11-quarter vgg11 [--out RECORD.json]     all sides in turns, five times
 python benchmarks/speed.py --tune vgg11-quarter        the same lives as trials of Ray Tune (needs the extra `bench`)
@@ -27,7 +27,8 @@ HERE = Path(__file__).parent
 WORKS = ("vgg11-quarter", "vgg11", "resnet12", "trial")
 LEAST = {"vgg11-quarter": 2.2, "vgg11": 1.6}  # times the plain loop
 LIMIT = 0.92  # of the bare loop
-PLAIN, BARE, ENGINE = "plain", "bare", "engine"
+PLAIN, BARE, ENGINE, PEAK = "plain", "bare", "engine", "peak"
+KINDS = (PLAIN, BARE, ENGINE, PEAK)
 
 
 def main() -> int:
@@ -83,6 +84,7 @@ def figures(work: str, repetitions: int) -> Iterator[Figure]:
             f"{kind}, {precision}{processes} x {threads} threads": (kind, f"{kind}{suffix}", processes, threads)
             for kind, precision, suffix in (
                 (BARE, "float32, ", ""), (BARE, "bfloat16, ", "-bfloat16"), (ENGINE, "", ""),
+                (PEAK, "float32, ", ""), (PEAK, "bfloat16, ", "-bfloat16"),
             )
         }  # fmt: skip
     rates: dict[str, list[float]] = {name: [] for name in sides}
@@ -91,10 +93,12 @@ def figures(work: str, repetitions: int) -> Iterator[Figure]:
         for name, (_, side, processes, threads) in order if repetition % 2 else order[::-1]:
             rates[name].append(turn(side, work, processes, threads))
             print(f"{work}: {name}: {rates[name][-1]:.0f} images/s", file=sys.stderr, flush=True)
-    for name, found in rates.items():
-        yield Figure(f"{work}: {name}", found, "images/s")
     best = {kind: max((n for n, s in sides.items() if s[0] == kind), key=lambda n: statistics.median(rates[n]))
-            for kind in (PLAIN, BARE, ENGINE)}  # fmt: skip
+            for kind in KINDS}  # fmt: skip
+    peak = statistics.median(rates[best[PEAK]])
+    for name, found in rates.items():
+        share = {"share of the peak": rounded(statistics.median(found) / peak), "peak": best[PEAK]}
+        yield Figure(f"{work}: {name}", found, "images/s", notes={} if name == best[PEAK] else share)
     for kind, least in ((PLAIN, LEAST.get(work)), (BARE, LIMIT)):
         ratios = [a / b for a, b in zip(rates[best[ENGINE]], rates[best[kind]], strict=True)]
         about = {"of": [best[ENGINE], best[kind]], "pairs": [rounded(ratio) for ratio in ratios]}

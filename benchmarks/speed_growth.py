@@ -1,11 +1,19 @@
-"""Whether time grows with the work and no faster, and memory not at all: populations of 4 to 64, 1 to 16 generations."""
+"""Whether time grows with the work and no faster, and memory not at all: populations of 4 to 64, 1 to 16 generations.
+
+Every size has a process of its own, in which a small run came before: neither caches nor an allocator's habits pass from
+size to size. Times are medians over the repetitions before a line is drawn through them.
+"""
 
 from __future__ import annotations
 
-import gc
+import json
+import os
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,47 +22,60 @@ from figure import Figure, rounded
 
 from gtl import engine
 from gtl.config import Config
+from gtl.planning.calibration import peak_memory
 
 POPULATIONS, GENERATIONS = (4, 8, 16, 32, 64), (1, 2, 4, 8, 16)
 
 
 def measure(repetitions: int) -> Iterator[Figure]:
-    """Largest departure from a straight line, and growth of memory, in one process."""
-    torch.set_num_threads(1)
-    run(4, 1)  # imports, cached glyphs
-    for name, sizes, configured in (
-        ("population", POPULATIONS, lambda size: (size, 1)),
-        ("generations", GENERATIONS, lambda size: (8, size)),
+    """Largest departure from a straight line, and growth of memory, while one size grows."""
+    for name, sizes, runs in (
+        ("population", POPULATIONS, [(size, 1) for size in POPULATIONS]),
+        ("generations", GENERATIONS, [(8, size) for size in GENERATIONS]),
     ):
-        departures, seconds = [], []
-        memory: dict[int, float] = {}
-        for _ in range(repetitions):
-            found = times(sizes, configured, memory)
-            seconds.append([rounded(each) for each in found])
-            line = np.polynomial.Polynomial.fit(sizes, found, 1, w=1 / np.asarray(found))
-            departures.append(max(abs(float(line(size)) / each - 1) for size, each in zip(sizes, found, strict=True)))
+        found: list[list[dict[str, float]]] = [[] for _ in sizes]
+        for repetition in range(repetitions):
+            order = list(zip(found, runs, strict=True))
+            for samples, (population, generations) in order if repetition % 2 else order[::-1]:
+                samples.append(apart(population, generations))
+                print(f"population {population}, {generations} generations: {samples[-1]}", file=sys.stderr, flush=True)
+        seconds = [statistics.median(each["seconds"] for each in samples) for samples in found]
+        line = np.polynomial.Polynomial.fit(sizes, seconds, 1, w=1 / np.asarray(seconds))
+        departures = {size: float(line(size)) / each - 1 for size, each in zip(sizes, seconds, strict=True)}
         yield Figure(
-            f"departure of time from a straight line, {name} {sizes[0]} to {sizes[-1]}", departures, "ratio", most=0.05,
-            notes={"sizes": sizes, "seconds": seconds},
+            f"departure of time from a straight line, {name} {sizes[0]} to {sizes[-1]}",
+            [max(map(abs, departures.values()))], "ratio", most=0.05,
+            notes={
+                "seconds": dict(zip(sizes, map(rounded, seconds), strict=True)),
+                "departures": {size: rounded(each) for size, each in departures.items()}, "repetitions": repetitions,
+            },
         )  # fmt: skip
+        ratios = [last["peak"] / first["peak"] for first, last in zip(found[0], found[-1], strict=True)]
+        megabytes = [rounded(statistics.median(each["peak"] for each in samples) / 1e6) for samples in found]
         yield Figure(
-            f"memory at the end, {name} {sizes[-1]} against {sizes[0]}", [memory[sizes[-1]] / memory[sizes[0]]], "ratio",
-            most=1.1, notes={"MB": {size: rounded(each / 1e6) for size, each in memory.items()}},
+            f"peak memory, {name} {sizes[-1]} against {sizes[0]}", ratios, "ratio", most=1.1,
+            notes={"MB": dict(zip(sizes, megabytes, strict=True))},
         )  # fmt: skip
 
 
-def times(
-    sizes: tuple[int, ...], configured: Callable[[int], tuple[int, int]], memory: dict[int, float]
-) -> list[float]:
-    """Seconds of a run of each size."""
-    found = []
-    for size in sizes:
-        began = time.perf_counter()
-        run(*configured(size))
-        found.append(time.perf_counter() - began)
-        gc.collect()
-        memory[size] = resident()
+def apart(population: int, generations: int) -> dict[str, float]:
+    """Seconds of such a run and the peak of memory, in a process of its own."""
+    command = [sys.executable, __file__, str(population), str(generations)]
+    done = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True
+    )
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+def main() -> None:
+    """One size, in this process."""
+    population, generations = map(int, sys.argv[1:])
+    torch.set_num_threads(1)
+    run(2, 1)  # imports, cached glyphs
+    began = time.perf_counter()
+    run(population, generations)
+    print(json.dumps({"seconds": time.perf_counter() - began, "peak": peak_memory()}))
 
 
 def run(population: int, generations: int) -> None:
@@ -76,6 +97,5 @@ def run(population: int, generations: int) -> None:
         engine.evolve(config, Path(folder) / "run", workers=1)
 
 
-def resident() -> float:
-    """Bytes of this process in memory."""
-    return 1024.0 * int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0])
+if __name__ == "__main__":
+    main()

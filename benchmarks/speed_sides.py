@@ -3,6 +3,8 @@
 - ``plain``: what a user would write. float32, torchvision transforms in a DataLoader, one network after the other.
 - ``bare``: the limit. Forward, backward and step on one fixed batch that lies there as the network wants it.
 - ``engine``: a life as gtl lives it, from the parent's gene on the disk to the committed gene, its criticism included.
+- ``peak``: large matrix products, or convolutions where those are faster: as many as training so many images takes. What
+  a side reaches of it is its share of the machine's peak.
 
 All train the same network on as many images of the same size. Images are noise: no side is the faster for their content.
 """
@@ -27,6 +29,7 @@ from gtl.genotype import ChannelMask, Genotype
 from gtl.individual import Job, ParentGene
 from gtl.life import World
 from gtl.models import ArchSpec, build, spec_of
+from gtl.planning.bench import step_flops
 from gtl.population.evaluator import InProcessEvaluator
 from gtl.population.store import RunStore
 from gtl.training import resolve_compute
@@ -34,6 +37,7 @@ from gtl.training import resolve_compute
 BATCH, SIZE = 128, 32
 CLASSES, VAL_CLASSES, PER_CLASS = 64, 16, 600  # of CIFAR-FS
 WARM = 3  # steps before the clock starts
+PEAK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,14 @@ class Work:
 
     Attributes:
         arch, width, family: the host, as the configuration names it.
-        steps: of a life, of 128 images each. The plain loop does `plain_steps`: its rate does not change with them.
+        steps: of a life, of 128 images each.
+        loop_steps: of the plain and the bare loop, whose rate does not change with their length.
     """
 
     arch: str
     width: float
     steps: int
-    plain_steps: int
+    loop_steps: int
     family: str = "64-128-256-512"
 
     @property
@@ -58,10 +63,10 @@ class Work:
 
 
 WORKS = {
-    "vgg11-quarter": Work("vgg11", 0.25, steps=400, plain_steps=200),
-    "vgg11": Work("vgg11", 1.0, steps=150, plain_steps=50),
-    "resnet12": Work("resnet12", 1.0, steps=150, plain_steps=20),
-    "trial": Work("vgg11", 0.125, steps=20, plain_steps=10),
+    "vgg11-quarter": Work("vgg11", 0.25, steps=400, loop_steps=150),
+    "vgg11": Work("vgg11", 1.0, steps=150, loop_steps=40),
+    "resnet12": Work("resnet12", 1.0, steps=100, loop_steps=15),
+    "trial": Work("vgg11", 0.125, steps=20, loop_steps=10),
 }
 Turn = Callable[[], int]  # trains, and returns how many images
 
@@ -97,7 +102,7 @@ def plain(work: Work, loading: int, warm: bool = True) -> Turn:
         def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
             return transform(Image.fromarray(array[index])), labels[index]
 
-    def turn(steps: int = work.plain_steps) -> int:
+    def turn(steps: int = work.loop_steps) -> int:
         network = build(work.spec, seed=1).train()
         optimiser = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
@@ -129,7 +134,7 @@ def bare(work: Work, dtype: torch.dtype | None) -> Turn:
         network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=True
     )
 
-    def turn(steps: int = work.steps) -> int:
+    def turn(steps: int = work.loop_steps) -> int:
         for _ in range(steps):
             with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
                 logits = network(inputs)
@@ -189,6 +194,42 @@ def engine(work: Work, threads: int) -> Turn:
     return turn
 
 
+def peak(work: Work, dtype: torch.dtype | None) -> Turn:
+    """Nothing but products of the larger kind, in images whose training has as many floating-point operations."""
+    flops_an_image = step_flops(world_of(work, torch.get_num_threads()), BATCH) / BATCH
+    dtype = dtype or torch.float32
+    square = torch.randn(2048, 2048, dtype=dtype)
+    images = torch.randn(64, 128, 16, 16, dtype=dtype).to(memory_format=torch.channels_last)
+    kernels = torch.randn(128, 128, 3, 3, dtype=dtype).to(memory_format=torch.channels_last)
+    kinds: list[tuple[Callable[[], object], float]] = [
+        (lambda: square @ square, 2.0 * 2048**3),
+        (lambda: F.conv2d(images, kernels, padding=1), 2.0 * 64 * 16 * 16 * 128 * 128 * 9),
+    ]
+
+    def rate(product: Callable[[], object], flops: float) -> float:
+        began, count = time.perf_counter(), 0
+        while time.perf_counter() - began < PEAK_SECONDS:
+            product()
+            count += 1
+        return count * flops / (time.perf_counter() - began)
+
+    with torch.no_grad():
+        for kind in kinds:
+            rate(*kind)  # the first calls make kernels
+        fastest = max(kinds, key=lambda kind: rate(*kind))
+
+    @torch.no_grad()
+    def turn() -> int:
+        seconds = 2 * PEAK_SECONDS
+        began, flops = time.perf_counter(), 0.0
+        while time.perf_counter() - began < seconds:
+            fastest[0]()
+            flops += fastest[1]
+        return round(flops / flops_an_image)
+
+    return turn
+
+
 def make(side: str, work: Work, threads: int) -> Turn:
     """The turn of a side."""
     torch.set_num_threads(threads)
@@ -196,7 +237,8 @@ def make(side: str, work: Work, threads: int) -> Turn:
         return engine(work, threads)
     if side.startswith("plain"):
         return plain(work, loading=2 if "loading" in side else 0, warm="unwarmed" not in side)
-    return bare(work, torch.bfloat16 if "bfloat16" in side else None)
+    dtype = torch.bfloat16 if "bfloat16" in side else None
+    return peak(work, dtype) if side.startswith("peak") else bare(work, dtype)
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ def measure(name: str, repetitions: int) -> Iterator[Figure]:
     from ray import tune
 
     kind = WORKS[name]
-    work = Work(kind.arch, kind.width, steps=STEPS, plain_steps=STEPS, family=kind.family)
+    work = Work(kind.arch, kind.width, steps=STEPS, loop_steps=STEPS, family=kind.family)
     world = world_of(work, threads=1)
     shared = plain(world)
     connect(Room(workers=WORKERS + 1))

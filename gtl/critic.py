@@ -18,7 +18,7 @@ from gtl.data.augment import to_input
 from gtl.data.images import ImageSet, refuse_novel
 from gtl.genotype import Genotype
 from gtl.models import ArchSpec, ConvNet
-from gtl.phenotype import newborn, thin_network
+from gtl.phenotype import folded, newborn, thin_network
 from gtl.seeds import derive, rng
 from gtl.training import Compute, accuracy, place, train
 
@@ -44,8 +44,8 @@ class Gene:
 
     @cached_property
     def network(self) -> ConvNet:
-        """The gene as a network of its own, built once for all tasks; critics only evaluate it."""
-        return thin_network(self.host.arch, self.genotype, self.tensors)
+        """The gene as a network of its own, built once for all tasks; critics only evaluate it, so its norms are folded."""
+        return folded(thin_network(self.host.arch, self.genotype, self.tensors))
 
 
 def draw_tasks(val: ImageSet, section: CriticSection, seed: int, count: int) -> list[CriticTask]:
@@ -98,7 +98,7 @@ def ridge_accuracy(
     weights = torch.linalg.solve(
         gram + penalty * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), targets - offset
     )
-    predicted = (score @ fit.T @ weights + offset).argmax(1)
+    predicted = (score @ (fit.T @ weights) + offset).argmax(1)
     return float((predicted == truth).double().mean())
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from itertools import pairwise
 
 import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from gtl.genotype import Genotype
 from gtl.models import ArchSpec, ConvNet, build
@@ -26,4 +30,15 @@ def newborn(spec: ArchSpec, genotype: Genotype, tensors: Mapping[str, torch.Tens
     """
     network = build(spec, seed)
     network.load_state_dict(scatter(tensors, genotype, network.state_dict(), network.layout))
+    return network
+
+
+def folded(network: ConvNet) -> ConvNet:
+    """A copy for evaluation only, with every norm folded into the convolution before it: the same function, less work."""
+    network = copy.deepcopy(network).eval()
+    for module in list(network.modules()):
+        for (name, layer), (norm_name, norm) in pairwise(module.named_children()):
+            if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(layer, norm))
+                setattr(module, norm_name, nn.Identity())
     return network

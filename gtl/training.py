@@ -22,7 +22,7 @@ from gtl.data.images import ImageSet
 from gtl.errors import ConfigError
 from gtl.models import ConvNet
 
-NORM_BATCH = 512  # images that a norm averages over at once, whatever the device: it is part of the result
+NORM_BATCH = 128  # images that a norm averages over at once, whatever the device: it is part of the result
 
 
 @dataclass(frozen=True)

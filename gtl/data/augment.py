@@ -104,7 +104,10 @@ class Augmenter:
         batch = self._windows[rows, crops.top, crops.left].view(len(rows), self.size, self.size, 3)
         if not self.mirror:
             return batch
-        # `where` and not a list of the mirrored ones: shapes that hang on data would make a GPU wait.
+        if batch.device.type == "cpu":
+            chosen = crops.mirrored.nonzero()[:, 0]
+            return batch.index_copy_(0, chosen, batch.index_select(0, chosen).flip(2))
+        # all of them: shapes that hang on data would make a GPU wait
         return torch.where(crops.mirrored[:, None, None, None], batch.flip(2), batch)
 
 
