@@ -2,6 +2,7 @@
 
 python benchmarks/speed.py --work vgg11-quarter vgg11 [--out RECORD.json]     all sides in turns, five times
 python benchmarks/speed.py --tune vgg11-quarter        the same lives as trials of Ray Tune (needs the extra `bench`)
+python benchmarks/speed.py --parts vgg11-quarter       how much longer it takes without each technique
 python benchmarks/speed.py --growth                    time and memory against population and generations
 python benchmarks/speed.py --work trial --repetitions 1                       half a minute, to see whether it runs
 
@@ -36,6 +37,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", nargs="+", choices=WORKS, default=[], help="which networks")
     parser.add_argument("--tune", nargs="+", choices=WORKS, default=[], help="networks of lives as trials of Ray Tune")
+    parser.add_argument(
+        "--parts", nargs="+", choices=WORKS, default=[], help="networks that each technique is taken from"
+    )
     parser.add_argument("--growth", action="store_true", help="how time and memory grow")
     parser.add_argument("--repetitions", type=int, default=5, help="turns of every side")
     parser.add_argument("--out", type=Path, help="write a record here")
@@ -58,6 +62,10 @@ def everything(given: argparse.Namespace) -> Iterator[Figure]:
 
         os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
         yield from speed_tune.measure(work, given.repetitions)
+    for work in given.parts:
+        import speed_parts
+
+        yield from speed_parts.measure(work, given.repetitions)
     if given.growth:
         import speed_growth
 
@@ -66,7 +74,7 @@ def everything(given: argparse.Namespace) -> Iterator[Figure]:
 
 def command(given: argparse.Namespace) -> str:
     """As it would be typed again."""
-    lists = [f"--{name} {' '.join(found)}" for name in ("work", "tune") if (found := getattr(given, name))]
+    lists = [f"--{name} {' '.join(found)}" for name in ("work", "tune", "parts") if (found := getattr(given, name))]
     growth = ["--growth"] if given.growth else []
     return " ".join(["python benchmarks/speed.py", *lists, *growth, f"--repetitions {given.repetitions}"])
 

@@ -63,6 +63,9 @@ class FoundersSection(Section):
         description="ancestor: cut from a network trained on the train classes; random: from fresh networks (the paper)",
     )
     epochs: float = Field(10.0, gt=0.0, le=10_000.0, description="passes over the train images for the ancestor")
+    threads: int = Field(
+        0, ge=0, le=1024, description="CPU threads of its training, for which all wait; 0: all cores, when a run begins"
+    )
     checkpoint: str | None = Field(None, description="state dict in safetensors, instead of training an ancestor")
     channels: tuple[Literal["l1", "bn", "random"], ...] = Field(
         ("l1", "bn", "random"), min_length=1, description="scores that choose a founder's channels, in turn (row 8)"

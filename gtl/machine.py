@@ -18,6 +18,12 @@ def cores() -> int:
     return max(1, count)
 
 
+def usual_threads() -> int:
+    """CPU threads that a process which has the machine to itself computes with: ``OMP_NUM_THREADS``, else the cores."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return int(wanted) if wanted.isdigit() and int(wanted) > 0 else cores()
+
+
 def available_memory() -> int:
     """Bytes of memory that can still be used, cut by a container's limit; 0 where the system does not tell."""
     found = 0

@@ -17,7 +17,7 @@ from gtl.life import World
 from gtl.models import ArchSpec, ConvNet, build
 from gtl.seeds import derive
 from gtl.surgery import GeneTensors, gather
-from gtl.training import Progress, TrainingResult, train
+from gtl.training import Progress, TrainingResult, cpu_threads, train
 
 SAVE_EVERY = 20.0  # seconds between saves of a training's progress
 
@@ -130,7 +130,8 @@ def ancestor_tensors(
     if config.founders.checkpoint is not None:
         return read_checkpoint(Path(config.founders.checkpoint), world), 0
     steps = ancestor_steps(config, len(world.train.labels))
-    network, result = pretrain(world, steps, derive(config.seed, "ancestor"), saved=saved, save=save, every=every)
+    with cpu_threads(config.founders.threads):
+        network, result = pretrain(world, steps, derive(config.seed, "ancestor"), saved=saved, save=save, every=every)
     if not result.finite:
         raise EvolutionError(
             f"the ancestor's training diverged (loss {result.loss}); lower founders.training.learning_rate "

@@ -28,6 +28,7 @@ from gtl.life import World, evaluate
 from gtl.models import build
 from gtl.planning.jobs import sample_jobs
 from gtl.surgery import gather
+from gtl.training import cpu_threads
 from gtl.world import make_world
 
 GENES = 4  # founders that are measured: their allocations, and so their costs, differ
@@ -234,7 +235,8 @@ class _Trial:
         if founders.kind == "random" or founders.checkpoint is not None:
             return 0.0, 0.0
         total = ancestor_steps(self.world.config, len(self.world.train.labels))
-        return line(lambda n: _seconds(lambda: pretrain(self.brief, n, 0)), total)
+        with cpu_threads(founders.threads):
+            return line(lambda n: _seconds(lambda: pretrain(self.brief, n, 0)), total)
 
     def _cut(self, job: Job) -> float:
         return _seconds(lambda: evaluate(job, [self.network] if job.parents else [], self.brief))

@@ -11,7 +11,7 @@ import torch
 from gtl.config import Config
 from gtl.errors import ConfigError
 from gtl.life import World
-from gtl.machine import cores
+from gtl.machine import cores, usual_threads
 from gtl.population.blobs import BlobStore
 from gtl.population.evaluator import Evaluator, InProcessEvaluator
 from gtl.population.observer import WorkerReport
@@ -20,6 +20,7 @@ from gtl.population.signals import Signals
 from gtl.population.worker import plain, prepare
 from gtl.versions import versions
 
+ANCESTOR_THREADS = 16  # at most: each must have some images of a batch
 Report = Callable[[WorkerReport], None]
 
 
@@ -63,7 +64,7 @@ class Employed:
 
 
 def settle(config: Config, workers: int | None = None, address: str | None = None) -> tuple[Config, Workforce]:
-    """Decide who evaluates, and fix in the configuration what results depend on: the CPU threads of a worker.
+    """Decide who evaluates, and fix in the configuration what results depend on: the CPU threads of workers and ancestor.
 
     Args:
         workers: worker processes; None: ``cluster.workers``, and where that is 0 as many as there is room for.
@@ -84,13 +85,15 @@ def settle(config: Config, workers: int | None = None, address: str | None = Non
     count = max(1, min(asked or room, population))
     settled = threads or (torch.get_num_threads() if count == 1 else max(1, cores() // count))
     alone = 1 if count == 1 and not threads else None  # one worker with all threads: so it is when resumed
-    return _settled(config, settled, workers=alone), Workforce(count, None, gpus)
+    ancestors = max(settled, min(usual_threads(), ANCESTOR_THREADS))  # the others wait, however many
+    return _settled(config, settled, workers=alone, ancestors=ancestors), Workforce(count, None, gpus)
 
 
-def _settled(config: Config, threads: int, *, workers: int | None) -> Config:
+def _settled(config: Config, threads: int, *, workers: int | None, ancestors: int | None = None) -> Config:
     cluster = config.cluster if workers is None else config.cluster.model_copy(update={"workers": workers})
     compute = config.compute.model_copy(update={"threads": threads})
-    return config.model_copy(update={"compute": compute, "cluster": cluster})
+    founders = config.founders.model_copy(update={"threads": config.founders.threads or ancestors or threads})
+    return config.model_copy(update={"compute": compute, "cluster": cluster, "founders": founders})
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from gtl.population.workforce import Workforce, settle
 @pytest.fixture(autouse=True)
 def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workforce, "cores", lambda: 8)
+    monkeypatch.setattr(workforce, "usual_threads", lambda: 8)
 
 
 @pytest.mark.parametrize(
@@ -35,9 +36,33 @@ def test_workers_and_threads(threads: int, configured: int, given: int | None, w
     found, force = settle(asked, given)
     assert (force, found.compute.threads) == (Workforce(workers), settled)
     assert force.in_process == (workers == 1)
-    same = {"compute": asked.compute, "cluster": asked.cluster}
+    same = {"compute": asked.compute, "cluster": asked.cluster, "founders": asked.founders}
     assert found.model_copy(update=same) == asked, "nothing else changes"
     assert settle(found, given) == (found, force), "nor when the run is resumed"
+
+
+@pytest.mark.parametrize(
+    ("own", "of_workers", "workers", "address", "settled"),
+    [
+        (0, 1, 1, None, 8),  # however many workers there are, for they would wait
+        (0, 1, 4, None, 8),
+        (0, 16, 1, None, 16),  # more than the cores, because that was asked for
+        (3, 1, 4, None, 3),
+        (0, 2, 4, "auto", 2),  # of a cluster's node, a worker has only its own
+    ],
+)
+def test_the_ancestor_trains_on_all_cores(
+    own: int, of_workers: int, workers: int, address: str | None, settled: int
+) -> None:
+    asked = config(compute={"threads": of_workers}, founders={"threads": own})
+    found, _ = settle(asked, workers, address)
+    assert (found.founders.threads, found.compute.threads) == (settled, of_workers)
+    assert settle(found, 1, address)[0].founders.threads == settled, "nor does it change when the run is resumed"
+
+
+def test_a_hundred_cores_are_too_many_for_one_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workforce, "usual_threads", lambda: 100)
+    assert settle(config(compute={"threads": 1}))[0].founders.threads == workforce.ANCESTOR_THREADS
 
 
 def test_gpus_are_workers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,6 +89,7 @@ def test_no_workers_are_refused() -> None:
 
 
 def test_how_it_is_spread_changes_no_hash() -> None:
-    asked = config(compute={"threads": 1})
-    assert config_hash(asked) == config_hash(config(compute={"threads": 1}, cluster={"workers": 7, "attempts": 1}))
+    threads = {"compute": {"threads": 1}, "founders": {"threads": 2}}
+    asked = config(**threads)
+    assert config_hash(asked) == config_hash(config(**threads, cluster={"workers": 7, "attempts": 1}))
     assert config_hash(settle(asked, 2)[0]) == config_hash(settle(asked, 1)[0]) == config_hash(asked)

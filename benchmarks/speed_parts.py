@@ -1,0 +1,133 @@
+"""What each technique brings: the same training steps and the same judging of a gene, once without it, in turns.
+
+One process, one thread. A ratio above 1 says how much longer it takes without.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import cache
+from typing import Any
+from unittest import mock
+
+import torch
+from figure import Figure, rounded
+from speed_sides import WORKS, world_of
+
+from gtl import critic, training
+from gtl.critic import Gene, criticise, draw_tasks
+from gtl.data import augment
+from gtl.data.augment import Augmenter, Crops
+from gtl.evolution.founding import allocation
+from gtl.genotype import ChannelMask, Genotype
+from gtl.life import World, norm_fitted
+from gtl.models import ConvNet, build
+from gtl.surgery import gather
+from gtl.training import train
+
+STEPS = {"vgg11-quarter": 60, "vgg11": 8, "resnet12": 4, "trial": 5}
+Without = Callable[[], AbstractContextManager[Any]]
+Work = Callable[[World], None]
+
+
+def measure(name: str, repetitions: int) -> Iterator[Figure]:
+    """Time without each technique over time with all."""
+    torch.set_num_threads(1)
+    world = world_of(WORKS[name], threads=1)
+    training_steps, judging = steps(world, STEPS[name]), judged(world)
+    parts: dict[str, tuple[Work, Without, World]] = {
+        "bfloat16": (training_steps, nullcontext, with_compute(world, autocast=None)),
+        "channels last": (training_steps, nullcontext, with_compute(world, memory_format=torch.contiguous_format)),
+        "fused optimiser": (training_steps, unfused, world),
+        "mirrored by index": (training_steps, mirrored_by_choice, world),
+        "not compiled": (training_steps, compiled, world),
+        "norms in batches of 128": (judging, lambda: mock.patch.object(training, "NORM_BATCH", 512), world),
+        "norms folded for critics": (judging, lambda: mock.patch.object(critic, "folded", lambda net: net), world),
+        "judging in bfloat16": (judging, nullcontext, with_compute(world, autocast=None)),
+    }
+    for part, (work, without, other) in parts.items():
+        with without():
+            work(other)  # first calls make kernels, and compile
+        work(world)
+        ratios, seconds = [], []
+        for _ in range(repetitions):
+            with without():
+                before = timed(work, other)
+            after = timed(work, world)
+            ratios.append(before / after)
+            seconds.append([rounded(before), rounded(after)])
+            print(f"{name}, without {part}: {before:.3f} s, with: {after:.3f} s", file=sys.stderr, flush=True)
+        yield Figure(f"{name}: without {part}", ratios, "times as long", notes={"seconds without, with": seconds})
+
+
+def timed(work: Work, world: World) -> float:
+    """Seconds."""
+    began = time.perf_counter()
+    work(world)
+    return time.perf_counter() - began
+
+
+def with_compute(world: World, **changes: Any) -> World:
+    """Another way to compute the same."""
+    return replace(world, compute=replace(world.compute, **changes))
+
+
+def steps(world: World, count: int) -> Work:
+    """Steps of a life."""
+    network, recipe = build(world.host, 1), world.config.life.training
+
+    def work(world: World) -> None:
+        train(network, world.everything, recipe, steps=count, seed=1, compute=world.compute)
+
+    return work
+
+
+def judged(world: World) -> Work:
+    """Norms and criticism of a gene of a fifth of the parameters."""
+    counts = allocation(world.layout, "early", 0.2)
+    genotype = Genotype({g: ChannelMask(w, range(counts[g])) for g, w in world.layout.groups.items()})
+    cut = gather(build(world.host, 1).state_dict(), world.layout, genotype)
+    section = world.config.critic
+    tasks = draw_tasks(world.val, section, 1, section.tasks)
+
+    def work(world: World) -> None:
+        gene = Gene(world.host, genotype, norm_fitted(cut, genotype, world, 1))
+        criticise(gene, tasks, section, 1, world.compute)
+
+    return work
+
+
+def unfused() -> AbstractContextManager[Any]:
+    """The optimiser as it comes."""
+    sgd = torch.optim.SGD
+
+    def plain(*args: Any, fused: bool, **options: Any) -> torch.optim.SGD:
+        return sgd(*args, **options)
+
+    return mock.patch.object(torch.optim, "SGD", plain)
+
+
+def mirrored_by_choice() -> AbstractContextManager[Any]:
+    """Every image mirrored, and half of them chosen: as on a GPU."""
+
+    def apply(self: Augmenter, rows: torch.Tensor, crops: Crops) -> torch.Tensor:
+        batch = self._windows[rows, crops.top, crops.left].view(len(rows), self.size, self.size, 3)
+        return torch.where(crops.mirrored[:, None, None, None], batch.flip(2), batch)
+
+    return mock.patch.object(augment.Augmenter, "apply", apply)
+
+
+@cache
+def compiled_forward() -> Callable[[ConvNet, torch.Tensor], torch.Tensor]:
+    """Compiled once, however often it is patched in."""
+    result: Callable[[ConvNet, torch.Tensor], torch.Tensor] = torch.compile(ConvNet.forward)
+    return result
+
+
+def compiled() -> AbstractContextManager[Any]:
+    """Every network by torch.compile; needs a C++ compiler."""
+    return mock.patch.object(ConvNet, "forward", compiled_forward())
