@@ -203,7 +203,10 @@ class ComputeSection(Section):
         0, ge=0, le=1024, description="CPU threads of a worker; 0: all cores, shared out when a run begins"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 where the hardware has it"
+        "auto", description="auto: bfloat16 where the hardware has it, unless a short calibration finds better"
+    )
+    memory_format: Literal["auto", "contiguous", "channels_last"] = Field(
+        "auto", description="of images and weights; auto: channels_last, unless a short calibration finds better"
     )
 
 

@@ -73,7 +73,7 @@ def pooled_features(network: ConvNet, images: ImageSet, compute: Compute) -> tor
     rows = []
     for pixels in torch.split(images.to(compute.device).images, compute.eval_batch):
         with compute.context():
-            found = network.activations(to_input(pixels)).values()
+            found = network.activations(to_input(pixels, compute.memory_format)).values()
         rows.append(torch.cat([F.adaptive_avg_pool2d(a, POOL).flatten(1).float() for a in found], dim=1))
     return torch.cat(rows)
 
@@ -140,7 +140,7 @@ def last_features(network: ConvNet, images: ImageSet, compute: Compute) -> torch
     network.eval()
     return torch.cat(
         [
-            network.features(to_input(p)).float()
+            network.features(to_input(p, compute.memory_format)).float()
             for p in torch.split(images.to(compute.device).images, compute.eval_batch)
         ]
     )

@@ -66,13 +66,14 @@ def train_pack(
         ]
     if len({network.spec for network in networks}) != 1:
         raise ValueError("networks of different shapes cannot be packed; train them with how='loop'")
-    batches = [Batches(e, recipe.batch_size, seed) for e, seed in zip(environments, seeds, strict=True)]
+    layout = compute.memory_format
+    batches = [Batches(e, recipe.batch_size, seed, layout) for e, seed in zip(environments, seeds, strict=True)]
     if len({each.size for each in batches}) != 1:
         raise ValueError(f"the members' batches have {[each.size for each in batches]} images; one size is needed")
     for network in networks:
         place(network, compute)
         network.train()
-    pack = PACKS[how](networks)
+    pack = PACKS[how](networks, layout)
     descent = Descent(pack.parameters, recipe, steps, pack.stacked_scales(scales))
     tail = Tail(steps)
     for step, members in enumerate(islice(zip(*batches, strict=False), steps)):
@@ -97,9 +98,9 @@ def train_pack(
 
 
 class _Stacked:
-    """Members' weights with a leading axis, and torch.func's map over it."""
+    """Members' weights with a leading axis, and torch.func's map over it; each lies in memory as it came."""
 
-    def __init__(self, networks: Sequence[ConvNet]) -> None:
+    def __init__(self, networks: Sequence[ConvNet], _: torch.memory_format) -> None:
         self._networks = networks
         parameters, self._buffers = stack_module_state(list(networks))
         self.parameters = {name: nn.Parameter(tensor.detach()) for name, tensor in parameters.items()}
@@ -147,8 +148,8 @@ class _Grouped:
     It rests on what every ConvNet here is: between its convolutions, norms and head, all is done channel by channel.
     """
 
-    def __init__(self, networks: Sequence[ConvNet]) -> None:
-        self._networks = networks
+    def __init__(self, networks: Sequence[ConvNet], memory_format: torch.memory_format) -> None:
+        self._networks, self._format = networks, memory_format
         self._packed = copy.deepcopy(networks[0]).train()
         for name, module in list(self._packed.named_modules()):
             members = [network.get_submodule(name) for network in networks]
@@ -162,12 +163,12 @@ class _Grouped:
             if packed is not None:
                 parent, _, leaf = name.rpartition(".")
                 setattr(self._packed.get_submodule(parent), leaf, packed)
-        self._packed.to(memory_format=torch.channels_last)
+        self._packed.to(memory_format=memory_format)
         self.parameters = dict(self._packed.named_parameters())
 
     def logits(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """``(M, B, classes)`` for M batches ``(B, 3, S, S)``."""
-        side_by_side = torch.cat(list(inputs), dim=1).contiguous(memory_format=torch.channels_last)
+        side_by_side = torch.cat(list(inputs), dim=1).contiguous(memory_format=self._format)
         result: torch.Tensor = self._packed(side_by_side)
         return result
 

@@ -28,10 +28,17 @@ NORM_BATCH = 128  # images that a norm averages over at once, whatever the devic
 
 @dataclass(frozen=True)
 class Compute:
-    """Where and how precisely to compute: a device, and the autocast type (None: float32 throughout)."""
+    """Where and how to compute.
+
+    Attributes:
+        device: where.
+        autocast: type of forward passes; None: float32 throughout.
+        memory_format: how the four-dimensional weights and the inputs lie in memory.
+    """
 
     device: torch.device
     autocast: torch.dtype | None
+    memory_format: torch.memory_format = torch.channels_last
 
     @property
     def eval_batch(self) -> int:
@@ -45,7 +52,7 @@ class Compute:
 
 
 def resolve_compute(section: ComputeSection) -> Compute:
-    """Pick device, threads and precision. Sets the number of CPU threads of this process.
+    """Pick device, threads, precision and memory format. Sets the number of CPU threads of this process.
 
     Raises:
         ConfigError: a GPU that is not there.
@@ -66,11 +73,12 @@ def pick_compute(section: ComputeSection) -> Compute:
         raise ConfigError(f"compute.device is {name}, but there is no such GPU here; set compute.device=auto or cpu")
     precision = section.precision
     if precision == "auto":
-        precision = "bfloat16" if _fast_bfloat16(device) else "float32"
-    return Compute(device, torch.bfloat16 if precision == "bfloat16" else None)
+        precision = "bfloat16" if fast_bfloat16(device) else "float32"
+    memory_format = torch.contiguous_format if section.memory_format == "contiguous" else torch.channels_last
+    return Compute(device, torch.bfloat16 if precision == "bfloat16" else None, memory_format)
 
 
-def _fast_bfloat16(device: torch.device) -> bool:
+def fast_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 convolutions run in hardware (emulated ones are slower than float32)."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -89,9 +97,9 @@ def cpu_threads(count: int) -> Iterator[None]:
 
 
 def place(network: ConvNet, compute: Compute) -> None:
-    """Move a network to the device, channels last (what convolutions are fastest on)."""
+    """Move a network to the device, its weights in the memory format to compute in."""
     network.to(compute.device)
-    network.to(memory_format=torch.channels_last)
+    network.to(memory_format=compute.memory_format)
 
 
 @dataclass(frozen=True)
@@ -150,7 +158,7 @@ def train(
     place(network, compute)
     if isinstance(images, ImageSet):
         images = Environment.of(images, recipe.crop_padding, device)
-    batches = Batches(images, recipe.batch_size, seed)
+    batches = Batches(images, recipe.batch_size, seed, compute.memory_format)
     descent = Descent(dict(network.named_parameters()), recipe, steps, update_scale)
     step = 0
     if resume is not None:
@@ -160,17 +168,24 @@ def train(
     while step < steps:
         network.train()  # whoever was called between epochs may have evaluated the network
         for inputs, labels in islice(batches.epoch(step // batches.per_epoch), steps - step):
-            with compute.context():
-                logits = network(inputs)
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
-            descent.step(loss, step)
-            tail.add(step, loss)
+            tail.add(step, learn(network, inputs, labels, descent, step, compute))
             step += 1
         if on_epoch is not None and step < steps:
             on_epoch(Progress(step, descent.momentum()))
     loss_value = float(tail.mean())
     finite = math.isfinite(loss_value) and all_finite(network.state_dict().values())
     return TrainingResult(finite, loss_value, (steps - start) * batches.size, time.perf_counter() - began)
+
+
+def learn(
+    network: ConvNet, inputs: torch.Tensor, labels: torch.Tensor, descent: Descent, step: int, compute: Compute
+) -> torch.Tensor:
+    """One step of a training: forward, backward, update. Returns the loss on this batch."""
+    with compute.context():
+        logits = network(inputs)
+    loss = F.cross_entropy(logits.float(), labels, label_smoothing=descent.recipe.label_smoothing)
+    descent.step(loss, step)
+    return loss
 
 
 class Descent:
@@ -190,7 +205,7 @@ class Descent:
         steps: int,
         update_scale: Mapping[str, torch.Tensor] | None,
     ) -> None:
-        self._parameters, self._recipe, self._steps = list(parameters.values()), recipe, steps
+        self._parameters, self.recipe, self._steps = list(parameters.values()), recipe, steps
         self._optimiser = torch.optim.SGD(
             self._parameters,
             lr=recipe.learning_rate,
@@ -204,7 +219,7 @@ class Descent:
 
     def step(self, loss: torch.Tensor, step: int) -> None:
         """One update down the gradient of `loss`, with the learning rate of step number `step`."""
-        rate = self._recipe.learning_rate * schedule(step, self._steps, self._recipe)
+        rate = self.recipe.learning_rate * schedule(step, self._steps, self.recipe)
         self._optimiser.param_groups[0]["lr"] = rate
         self._optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
@@ -276,7 +291,7 @@ def reestimate_norms(network: ConvNet, images: torch.Tensor, compute: Compute) -
     network.train()
     batches = max(1, len(images) // NORM_BATCH)
     for batch in images.to(compute.device).chunk(batches):
-        network.features(to_input(batch))
+        network.features(to_input(batch, compute.memory_format))
     network.eval()
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
@@ -295,6 +310,6 @@ def accuracy(network: ConvNet, images: ImageSet, compute: Compute) -> float:
         torch.split(images.images, compute.eval_batch), torch.split(images.labels, compute.eval_batch), strict=True
     ):
         with compute.context():
-            logits = network(to_input(pixels))
+            logits = network(to_input(pixels, compute.memory_format))
         right += (logits.argmax(1) == labels).sum()
     return float(right) / len(images.labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -61,6 +62,17 @@ def test_f36_after_every_step(how: str) -> None:
         loop, _ = packed("vgg11", "loop", 3, steps=steps)
         for member, alone in zip(members, loop, strict=True):
             close(member, alone, 1e-5)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("how", PACKED)
+def test_f36_in_the_other_memory_format(arch: str, how: str) -> None:
+    plain = replace(CPU, memory_format=torch.contiguous_format)
+    members, _ = packed(arch, how, 3, compute=plain, steps=4)
+    loop, _ = packed(arch, "loop", 3, compute=plain, steps=4)
+    for member, alone in zip(members, loop, strict=True):
+        close(member, alone, 1e-5)
+        assert all(p.is_contiguous() for p in member.parameters())
 
 
 @pytest.mark.parametrize("how", PACKED)

@@ -78,6 +78,32 @@ def test_training_goes_on_bit_identically_from_every_epoch(images: ImageSet, arc
         assert rest.loss == result.loss and rest.images == (STEPS - progress.step) * 8
 
 
+@pytest.mark.parametrize("arch", ARCHS)
+def test_either_memory_format_trains_the_same_network(images: ImageSet, arch: str) -> None:
+    """Resumed in its own format to the same bits, and after an epoch to rounding the same as in the other."""
+    firsts = []
+    for memory_format in (torch.channels_last, torch.contiguous_format):
+        compute = replace(CPU, memory_format=memory_format)
+        network = build(spec(arch), 1)
+        seen = []
+        network.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0]))  # type: ignore[misc]
+        keeper = Keeper(network)
+        train(network, images, RECIPE, steps=STEPS, seed=5, compute=compute, on_epoch=keeper)
+        kernels = [p for p in network.parameters() if p.dim() == 4]
+        assert all(tensor.is_contiguous(memory_format=memory_format) for tensor in [*seen, *kernels])
+        assert len(seen) == STEPS and kernels
+        progress, state = keeper.kept[1]
+        again = build(spec(arch), 99)
+        again.load_state_dict(state)
+        train(again, images, RECIPE, steps=STEPS, seed=5, compute=compute, resume=progress)
+        assert equal(again.state_dict(), network.state_dict())
+        firsts.append(keeper.kept[0][1])
+        accuracy(network, images, compute)
+        assert seen[-1].is_contiguous(memory_format=memory_format) and len(seen) > STEPS
+    for one, other in zip(*(state.values() for state in firsts), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_without_its_momentum_it_would_end_elsewhere(images: ImageSet) -> None:
     """The test above can fail."""
     network = build(spec(), 1)
@@ -324,6 +350,13 @@ def test_compute_is_resolved() -> None:
     assert cpu == CPU and cpu.autocast is None
     half = resolve_compute(ComputeSection(device="cpu", precision="bfloat16"))
     assert half.autocast is torch.bfloat16
+    assert cpu.memory_format is torch.channels_last
+    assert (
+        resolve_compute(ComputeSection(device="cpu", memory_format="channels_last")).memory_format
+        is torch.channels_last
+    )
+    plain = resolve_compute(ComputeSection(device="cpu", memory_format="contiguous"))
+    assert plain.memory_format is torch.contiguous_format
     for compute, dtype in ((cpu, torch.float32), (half, torch.bfloat16)):
         with compute.context(), torch.no_grad():
             assert build(spec()).eval()(noise(2)).dtype is dtype

@@ -126,8 +126,8 @@ def pad_images(images: torch.Tensor, pad: int, fill: Fill = "reflect") -> torch.
     return out
 
 
-def to_input(batch: torch.Tensor) -> torch.Tensor:
-    """uint8 ``(B, H, W, 3)`` as network input: ``(x / 255 - 0.5) / 0.25``, float32 ``(B, 3, H, W)``, channels last."""
+def to_input(batch: torch.Tensor, memory_format: torch.memory_format = torch.channels_last) -> torch.Tensor:
+    """uint8 ``(B, H, W, 3)`` as network input: ``(x / 255 - 0.5) / 0.25``, float32 ``(B, 3, H, W)`` in a memory format."""
     # Permuted contiguous (B, H, W, 3) is already channels last; one conversion and two passes in place.
-    floats = batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last)
+    floats = batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=memory_format)
     return floats.mul_(1 / (255 * STD)).sub_(MEAN / STD)

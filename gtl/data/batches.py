@@ -41,11 +41,19 @@ class Batches:
         environment: where they are drawn from.
         batch_size: images of a batch; all of them, if there are fewer.
         seed: seeds order and augmentation. Every epoch has its own, so a training can go on at any of them.
+        memory_format: of the inputs.
     """
 
-    def __init__(self, environment: Environment, batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        batch_size: int,
+        seed: int,
+        memory_format: torch.memory_format = torch.channels_last,
+    ) -> None:
         self._environment = environment
         self._seed = seed
+        self._format = memory_format
         self.size = min(batch_size, len(environment.labels))
         self.per_epoch = len(environment.labels) // self.size
 
@@ -55,7 +63,8 @@ class Batches:
         generator = torch.Generator(device).manual_seed(derive(self._seed, "epoch", number))
         order = torch.randperm(len(found.labels), generator=generator, device=device)
         for index in torch.split(order[: self.per_epoch * self.size], self.size):
-            yield to_input(found.crops.batch(found.rows[index], generator)), found.labels[index]
+            pixels = found.crops.batch(found.rows[index], generator)
+            yield to_input(pixels, self._format), found.labels[index]
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """One epoch after the other, without end."""

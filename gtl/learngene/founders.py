@@ -47,7 +47,7 @@ def pretrain(
         save: called about every `every` seconds with what `saved` needs.
     """
     spec = ArchSpec(world.host.arch, world.host.widths, world.train.n_classes)
-    network = build(spec, derive(seed, "weights")).to(memory_format=torch.channels_last)
+    network = build(spec, derive(seed, "weights"))
     resume = None
     if saved is not None:
         network.load_state_dict({n: saved.tensors[f"network.{n}"] for n in network.state_dict()})

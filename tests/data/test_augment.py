@@ -107,6 +107,8 @@ def test_to_input() -> None:
     assert inputs.is_contiguous(memory_format=torch.channels_last)
     expected = (batch.permute(0, 3, 1, 2).double() / 255 - 0.5) / 0.25
     torch.testing.assert_close(inputs.double(), expected, rtol=0, atol=1e-6)
+    plain = to_input(batch, torch.contiguous_format)
+    assert plain.is_contiguous() and torch.equal(plain, inputs)
     assert torch.equal(batch, image_set(5).images)  # not changed
 
 
