@@ -38,6 +38,7 @@ from gtl.population.run import (
 from gtl.population.signals import Signals
 from gtl.population.store import RunStore, refuse_used
 from gtl.population.workforce import Employed, employ, settle
+from gtl.tuning import tune, write_calibration
 from gtl.world import make_world
 
 KEEP_GENERATIONS = 2  # whose genes stay on disk; journal and states of all stay
@@ -91,10 +92,12 @@ def evolve(
         world = make_world(config, computes=force.in_process)
         check_checkpoint(world)
         refuse_used(path)
+        world, tuning = tune(world, force, observer.message)
         with employ(force, world, signals, observer.workers) as employed:
-            text, digest = dump_config(config), config_hash(config)
+            text, digest = dump_config(world.config), config_hash(world.config)
             with signals.deferred():
                 store = RunStore.create(path, config_text=text, config_hash=digest, versions=employed.versions)
+                write_calibration(store.path, tuning)
             with store.lock(observer.message):
                 return _drive(store, world, employed, signals, observer)
 

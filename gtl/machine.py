@@ -1,8 +1,11 @@
-"""What this machine lets one process use: cores and memory, as containers and schedulers limit them."""
+"""This machine: what it lets one process use, as containers and schedulers limit it; what it is; a fresh process on it."""
 
 from __future__ import annotations
 
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -34,6 +37,29 @@ def available_memory() -> int:
     if limit.isdigit() and used.isdigit():
         found = min(found or int(limit), max(0, int(limit) - int(used)))
     return found
+
+
+def cpu_model() -> str:
+    """The processor's name, with the numbers that tell models apart where a virtual machine hides the name."""
+    first = _read(Path("/proc/cpuinfo")).partition("\n\n")[0]
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
+    known = [facts[name] for name in ("model name", "cpu family", "model", "stepping") if name in facts]
+    return " ".join([platform.machine(), *(known or [platform.processor()])]).strip()
+
+
+def run_apart(module: str, given: str) -> subprocess.CompletedProcess[str]:
+    """Run one of gtl's modules in a fresh Python process, with `given` on its standard input, and wait for its end."""
+    # found where this module was, and not in the current folder, which may hold anything
+    package = str(Path(__file__).resolve().parents[1])
+    paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    return subprocess.run(
+        [sys.executable, "-P", "-m", module],
+        input=given,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def _read(path: Path) -> str:

@@ -1,13 +1,17 @@
-"""A small cache of arrays on disk. Never needed: whatever cannot be read or written is made again."""
+"""A small cache of arrays and records on disk. Never needed: whatever cannot be read or written is made again."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import uuid
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
@@ -34,12 +38,36 @@ def read_array(name: str, shape: tuple[int, ...]) -> np.ndarray | None:
 
 def write_array(name: str, array: np.ndarray) -> None:
     """Cache `array` under `name`: the whole file or none, and no error where the folder cannot be written."""
+    _write(name, lambda file: np.savez(file, array=array))
+
+
+def read_cached(name: str) -> dict[str, Any] | None:
+    """The JSON object cached under `name`, or None if there is none that can be trusted."""
+    try:
+        found = json.loads((cache_dir() / name).read_bytes())
+        record, digest = found["record"], found["sha256"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return record if isinstance(record, dict) and digest == _digest(record) else None
+
+
+def write_cached(name: str, record: dict[str, Any]) -> None:
+    """Cache a JSON object under `name`, as `write_array` does an array."""
+    text = json.dumps({"sha256": _digest(record), "record": record}, indent=1) + "\n"
+    _write(name, lambda file: file.write(text.encode()))
+
+
+def _digest(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _write(name: str, fill: Callable[[IO[bytes]], object]) -> None:
     folder = cache_dir()
     temporary = folder / f".{name}.{uuid.uuid4().hex}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
-            np.savez(file, array=array)
+            fill(file)
         os.replace(temporary, folder / name)
     except OSError:
         with contextlib.suppress(OSError):

@@ -7,8 +7,6 @@ a process that has done nothing else: `calibrate_apart` starts one.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -25,6 +23,7 @@ from gtl.errors import EvolutionError
 from gtl.individual import Job, ParentGene
 from gtl.learngene.founders import ancestor_steps, pretrain
 from gtl.life import World, evaluate
+from gtl.machine import run_apart
 from gtl.models import build
 from gtl.planning.jobs import sample_jobs
 from gtl.surgery import gather
@@ -113,18 +112,8 @@ def calibrate_apart(config: Config, threads: int) -> Calibration:
         EvolutionError: the process died, for example for want of memory; so would the run.
     """
     settled = changed_config(config, compute={"threads": threads})
-    # found where this module was, and not in the current folder, which may hold anything
-    package = str(Path(__file__).resolve().parents[2])
-    paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     began = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "gtl.planning"],
-        input=settled.model_dump_json(),
-        env={**os.environ, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_apart("gtl.planning", settled.model_dump_json())
     wall = time.perf_counter() - began
     if done.returncode:
         lines = done.stderr.strip().splitlines()
