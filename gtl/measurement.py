@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gtl.config import Config
+from gtl.config import ComputeSection, Config
 from gtl.config_file import changed_config
 from gtl.data.request import DataRequest
 from gtl.data.sources import load, parse_source
@@ -15,6 +15,7 @@ from gtl.errors import DataError
 from gtl.learngene.artifact import Learngene
 from gtl.learngene.evidence import STARTS, Bench, Evidence, config_of
 from gtl.life import World
+from gtl.training import fast_bfloat16, pick_compute
 from gtl.world import data_request, make_world
 
 
@@ -53,14 +54,27 @@ def measure(
     protocol: dict[str, Any] = ({"shots": tuple(shots)} if shots else {}) | (
         {"seeds": seeds} if seeds is not None else {}
     )
-    # where it was evolved is no reason where to measure, and on how many threads; precision stays the gene's
-    config = changed_config(config, fewshot=protocol, data={"root": root}, compute={"device": "auto", "threads": 0})
+    compute = _compute_here(config.compute, say)
+    config = changed_config(config, fewshot=protocol, data={"root": root}, compute=compute)
     world = _own_world(config, learngene)
     tests = [_test_request(request, config, world) for request in requests]
     for request in tests:
         _check_novel(request, config)
     bench = Bench.prepare(learngene, world, starts, say)
     return [bench.evidence(request, say) for request in tests]
+
+
+def _compute_here(own: ComputeSection, say: Callable[[str], None]) -> dict[str, Any]:
+    """What changes in the compute section of a gene that is measured on this machine, wherever it was evolved.
+
+    Device, threads and memory format were chosen for that other machine. Precision stays the gene's, except bfloat16
+    where it would have to be emulated, which takes many times as long.
+    """
+    here: dict[str, Any] = {"device": "auto", "threads": 0, "memory_format": "auto"}
+    if own.precision == "bfloat16" and not fast_bfloat16(pick_compute(own.model_copy(update=here)).device):
+        say("the gene was evolved in bfloat16, which this machine has not in hardware: measuring in float32")
+        here["precision"] = "float32"
+    return here
 
 
 def _own_world(config: Config, learngene: Learngene) -> World:

@@ -31,6 +31,7 @@ def show_plan(settled: Config, workers: int | None, out: Path | None, json_: boo
     from gtl.learngene.founders import check_checkpoint
     from gtl.population.run import next_run
     from gtl.population.workforce import settle
+    from gtl.tuning import tune
     from gtl.world import make_world
 
     folder = out if out is not None else next_run(settled.name)
@@ -41,6 +42,8 @@ def show_plan(settled: Config, workers: int | None, out: Path | None, json_: boo
         say("trying out a few steps of each kind ...")
     world = make_world(settled)
     check_checkpoint(world)
+    world, _ = tune(world, force)  # as the run itself would
+    settled = world.config
     plan = planning.plan(world, count)
     found = planning.calibrate_apart(settled, settled.compute.threads)
     time = planning.duration(plan, world, found)
@@ -56,17 +59,18 @@ def show_plan(settled: Config, workers: int | None, out: Path | None, json_: boo
                 "memory": memory.to_json(),
                 "disk": disk.to_json(),
                 "calibration": found.to_json(),
+                "compute": settled.compute.model_dump(mode="json"),
                 "fits": memory.fits and disk.fits,
             }
         )
         return
-    Console().print(_table(settled.name, plan, found, time, memory, disk, folder))
+    Console().print(_table(settled, plan, found, time, memory, disk, folder))
 
 
 def _table(
-    name: str, plan: Plan, found: Calibration, time: Duration, memory: Memory, disk: Disk, folder: Path
+    settled: Config, plan: Plan, found: Calibration, time: Duration, memory: Memory, disk: Disk, folder: Path
 ) -> Table:
-    table = Table(title=f"{name}: dry run, nothing was written", show_header=False, title_justify="left")
+    table = Table(title=f"{settled.name}: dry run, nothing was written", show_header=False, title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     bound = "at most " if plan.at_most else ""
@@ -82,7 +86,8 @@ def _table(
     )
     table.add_row("training images", f"{bound}{sum(plan.images.values()):,}")
     table.add_section()
-    where = f"{_counted(plan.workers, 'worker')} with {_counted(found.threads, 'thread')}, {found.device}"
+    where = f"{_counted(plan.workers, 'worker')} with {_counted(found.threads, 'thread')}, {found.device}, "
+    where += f"{settled.compute.precision}, {settled.compute.memory_format}"
     table.add_row("computes with", where)
     table.add_row("time", f"{bound}{span(time.low)} to {span(time.high)}")
     shown = [f"{part} {span(seconds)}" for part, seconds in time.parts.items() if seconds]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from statistics import mean
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,9 +18,9 @@ from gtl.life import World
 from gtl.machine import cores
 from gtl.models import ArchSpec, build
 from gtl.planning.calibration import Calibration, calibrate_apart
-from gtl.training import Compute, pick_compute, resolve_compute
+from gtl.training import Compute, fast_bfloat16, pick_compute, resolve_compute
+from gtl.tuning import MemoryFormat, Precision
 
-Precision = Literal["float32", "bfloat16"]
 MATRIX = {"cpu": 2048, "cuda": 8192}  # rows of the square matrices that the peak is measured with
 PEAK_SECONDS = 1.0
 
@@ -33,15 +33,18 @@ class Way:
         precision: of forward passes.
         workers: processes side by side.
         threads: CPU threads of each.
+        memory_format: of images and weights.
     """
 
     precision: Precision
     workers: int
     threads: int
+    memory_format: MemoryFormat = "channels_last"
 
     def settings(self) -> str:
         """What to type for it."""
-        return f"--workers {self.workers} --set compute.precision={self.precision} --set compute.threads={self.threads}"
+        settings = ("precision", self.precision), ("memory_format", self.memory_format), ("threads", self.threads)
+        return " ".join([f"--workers {self.workers}", *(f"--set compute.{key}={value}" for key, value in settings)])
 
 
 @dataclass(frozen=True)
@@ -69,17 +72,22 @@ class Pace:
 
 
 def ways(config: Config) -> list[Way]:
-    """The ways that this machine offers: precisions, and one worker with all cores or one worker a core."""
+    """The ways that this machine offers: precisions, and one worker with all cores or one worker a core.
+
+    All in the configuration's memory format; where that is open, in the usual one.
+    """
     compute = pick_compute(config.compute)
+    memory_format: MemoryFormat = "contiguous" if config.compute.memory_format == "contiguous" else "channels_last"
     precisions: list[Precision] = ["float32"]
-    if pick_compute(config.compute.model_copy(update={"precision": "auto"})).autocast is not None:
+    if fast_bfloat16(compute.device):
         precisions.append("bfloat16")
     if compute.device.type == "cuda":
         per_gpu = config.cluster.workers_per_gpu
-        return [Way(p, count * torch.cuda.device_count(), 1) for p in precisions for count in sorted({1, per_gpu})]
+        counts = [count * torch.cuda.device_count() for count in sorted({1, per_gpu})]
+        return [Way(precision, count, 1, memory_format) for precision in precisions for count in counts]
     population = config.evolution.population
     layouts = sorted({(1, cores()), (min(cores(), population), 1)})
-    return [Way(p, workers, threads) for p in precisions for workers, threads in layouts]
+    return [Way(precision, *layout, memory_format) for precision in precisions for layout in layouts]
 
 
 def bench(world: World, say: Callable[[str], None] = lambda text: None) -> list[Pace]:
@@ -87,7 +95,8 @@ def bench(world: World, say: Callable[[str], None] = lambda text: None) -> list[
     found = []
     for way in ways(world.config):
         say(f"{way.precision}, {way.workers} x {way.threads} threads ...")
-        settled = changed_config(world.config, compute={"precision": way.precision, "threads": way.threads})
+        chosen = {"precision": way.precision, "threads": way.threads, "memory_format": way.memory_format}
+        settled = changed_config(world.config, compute=chosen)
         with ThreadPoolExecutor(way.workers) as pool:
             calls = [pool.submit(calibrate_apart, settled, way.threads) for _ in range(way.workers)]
             found.append(pace(way, world, [call.result() for call in calls], peak_flops_with(settled.compute)))
