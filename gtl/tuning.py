@@ -20,7 +20,6 @@ from typing import Any, Literal
 import torch
 
 from gtl.config import ComputeSection, Config, TrainingSection
-from gtl.config_file import changed_config
 from gtl.data.augment import Augmenter
 from gtl.data.batches import Batches, Environment
 from gtl.data.cache import read_cached, write_cached
@@ -173,9 +172,9 @@ def tune(
             say(str(tuning))
         except (EvolutionError, torch.OutOfMemoryError) as error:
             say(f"warning: no way to compute could be timed, so it is {candidates[0]}: {error}")
-    config = changed_config(world.config, compute=asdict(tuning.chosen if tuning else candidates[0]))
-    compute = pick_compute(config.compute) if force.in_process else world.compute
-    return replace(world, config=config, compute=compute), tuning
+    settled = section.model_copy(update=asdict(tuning.chosen if tuning else candidates[0]))
+    compute = pick_compute(settled) if force.in_process else world.compute
+    return replace(world, config=world.config.model_copy(update={"compute": settled}), compute=compute), tuning
 
 
 def write_calibration(run: Path, tuning: Tuning | None) -> None:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from pico import world as pico_world
+from rich.console import Console
 from tiny_run import tiny
 
+from gtl.cli.bench import _choices
 from gtl.cli.bench import bench as command
 from gtl.config import ComputeSection
-from gtl.config_file import dump_config, load_config
+from gtl.config_file import changed_config, dump_config, load_config
 from gtl.machine import cores
 from gtl.planning import Calibration, Peaks, Way
 from gtl.planning.bench import pace, peak_flops_with, step_flops, ways
+from gtl.tuning import WORTHWHILE, Choice, Tuning
 from gtl.world import make_world
 
 PIECES = Calibration("cpu", 1, 5.0, 7.0, 0.5, 3.0, 2.0, 4.0, 0.25, 1.0, 0.95, Peaks(1, 1, 1, 1))
@@ -55,27 +60,50 @@ def test_the_peak_is_measured_with_the_threads_asked_for_and_leaves_them_alone()
 
 def test_ways_of_a_cpu() -> None:
     before = torch.get_num_threads()
-    found = ways(tiny(evolution={"population": 64}, compute={"threads": before + 1}))
+    settled = tiny(evolution={"population": 64}, compute={"threads": before + 1})
+    found = ways(settled)
+    assert {way.memory_format for way in found} == {"channels_last"}
+    plain = ways(changed_config(settled, compute={"memory_format": "contiguous"}))
+    assert plain == [replace(way, memory_format="contiguous") for way in found]
+    assert "--set compute.memory_format=contiguous" in plain[0].settings()
     assert {way.precision for way in found} >= {"float32"}
     assert {(way.workers, way.threads) for way in found} == {(1, cores()), (min(cores(), 64), 1)}
     assert torch.get_num_threads() == before
 
 
+def test_the_choice_is_shown_with_its_candidates() -> None:
+    usual, other = Choice("float32", "channels_last"), Choice("float32", "contiguous")
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(_choices(tiny(compute={"threads": 1}), Tuning({usual: 0.5, other: 0.25}, 100, "key")))
+    short = f"lives on fewer than {WORTHWHILE:,} images are too few for that: they compute in float32, channels_last"
+    lines = console.export_text().splitlines()
+    assert [line.split() for line in lines if line.startswith("│")] == [
+        ["│", "float32", "│", "contiguous", "│", "400", "│", "chosen", "│"],
+        ["│", "float32", "│", "channels_last", "│", "200", "│", "│"],
+    ]
+    assert short in " ".join(line.strip() for line in lines), "and that this run is too short to choose"
+    set_ = tiny(compute={"precision": "bfloat16", "memory_format": "contiguous"})
+    assert _choices(set_, None) == "gtl evolve computes in bfloat16, contiguous: there is nothing to choose"
+
+
 @pytest.mark.slow
 def test_what_it_advises_can_be_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "tiny.yaml"
-    path.write_text(dump_config(tiny()))
+    path.write_text(dump_config(tiny(compute={"precision": "auto"})))
     files = sorted(tmp_path.rglob("*"))
     command(path, None, json_=True)
     found = json.loads(capsys.readouterr().out)
     assert sorted(tmp_path.rglob("*")) == files, "nothing is written"
     rates = [way["lives_per_hour"] for way in found["ways"]]
     assert rates == sorted(rates, reverse=True) and min(rates) > 0
+    candidates = found["calibration"]["candidates"]
+    assert any(found["calibration"]["chosen"].items() <= each.items() for each in candidates)
+    assert len(candidates) in (2, 4) and all(each["images_per_second"] > 0 for each in candidates)
+    assert {way["memory_format"] for way in found["ways"]} == {found["calibration"]["chosen"]["memory_format"]}
     assert all(0 < way["peak_share"] < 1.5 for way in found["ways"])
     words = found["fastest"].split()
     assert words[:3] == ["gtl", "evolve", str(path)]
     settled = load_config(path, [words[n + 1] for n, word in enumerate(words) if word == "--set"])
-    assert (settled.compute.precision, settled.compute.threads) == (
-        found["ways"][0]["precision"], found["ways"][0]["threads"],
-    )  # fmt: skip
+    for key in ("precision", "threads", "memory_format"):
+        assert getattr(settled.compute, key) == found["ways"][0][key]
     assert make_world(settled).compute.device.type == "cpu" and found["time"]["seconds"] > 0

@@ -379,7 +379,6 @@ def test_a_run_keeps_its_choice(clockwork: Clockwork, tmp_path: Path, monkeypatc
     assert files(written.run) == files(result.run) and len(files(result.run)) > 3
 
 
-@pytest.mark.usefixtures("any_size")
 def test_a_real_choice_is_one_of_the_real_candidates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing stands in for anything here."""
     monkeypatch.undo()
