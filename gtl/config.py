@@ -6,6 +6,7 @@ list of unknowns in docs/options.md is named. Defaults are the small scale.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -125,6 +126,19 @@ class ScoreSection(Section):
     )
 
 
+class RacingSection(Section):
+    """Racing of lives, an extension: all children of a generation live short heats, and only the best live in full."""
+
+    heats: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = Field(
+        (), description="lengths of the heats as shares of life.steps, rising; none: every child lives in full"
+    )
+    keep: float = Field(0.25, gt=0.0, lt=1.0, description="share of the lives that goes on after each heat")
+
+    def steps(self, whole: int) -> tuple[int, ...]:
+        """Optimiser steps of each heat, where a full life has `whole`."""
+        return tuple(round(heat * whole) for heat in self.heats)
+
+
 class EvolutionSection(Section):
     """The population and its generations (rows 1, 2)."""
 
@@ -140,6 +154,7 @@ class EvolutionSection(Section):
     mutation: MutationSection = MutationSection()
     crossover: CrossoverSection = CrossoverSection()
     score: ScoreSection = ScoreSection()
+    racing: RacingSection = RacingSection()
 
 
 class LifeSection(Section):
@@ -260,8 +275,27 @@ class Config(Section):
             problems.append(
                 f"gene.initial_share ({low}, {high}) must rise and end within gene.budget ({self.gene.budget})"
             )
+        problems += self._racing_problems()
         if self.founders.checkpoint is not None and self.founders.kind == "random":
             problems.append("founders.checkpoint needs founders.kind: ancestor")
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _racing_problems(self) -> list[str]:
+        racing, whole = self.evolution.racing, self.life.steps
+        if not racing.heats:
+            return []
+        problems = []
+        if self.evolution.crossover.average_siblings:
+            problems.append(
+                "evolution.racing.heats does not go with evolution.crossover.average_siblings: siblings that are "
+                "averaged must have lived equally long; leave one of the two off"
+            )
+        steps = (0, *racing.steps(whole), whole)
+        if any(after <= before for before, after in pairwise(steps)):
+            problems.append(
+                f"evolution.racing.heats {racing.heats} of life.steps ({whole}) are lives of {steps[1:-1]} steps; they "
+                f"must rise, from at least 1 to less than {whole}: raise life.steps or change evolution.racing.heats"
+            )
+        return problems

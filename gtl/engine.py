@@ -24,6 +24,7 @@ from gtl.population.observer import Observer, Observers
 from gtl.population.outcomes import RememberingEvaluator
 from gtl.population.processes import end_leftovers, record
 from gtl.population.progress import ProgressFile
+from gtl.population.racing import RacingEvaluator
 from gtl.population.run import (
     LEFTOVERS,
     check_data,
@@ -135,7 +136,7 @@ def _drive(store: RunStore, world: World, employed: Employed, signals: Signals, 
     signals.run = str(store.path)
     with signals.deferred(), _watched(watcher, store, employed) as observer:
         check_data(store.path, world)
-        evaluator = RememberingEvaluator(employed.evaluator(store.blobs), store)
+        evaluator = RacingEvaluator(RememberingEvaluator(employed.evaluator(store.blobs), store), world)
         ancestor = found(world, evaluator, store, observer.message)
         latest = store.latest()
         manager = Manager(world.config, world.layout, ancestor.digest, ancestor.rankings, latest and latest[1])

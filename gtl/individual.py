@@ -104,6 +104,7 @@ class Job:
         critic_seed: seeds the critic's tasks; equal for all jobs of a generation (common random numbers).
         critic_tasks: how many tasks the critic sets.
         task_seed: seeds the draw of the life's classes.
+        steps: optimiser steps of the life, where it is a heat of a race; None: ``life.steps``.
     """
 
     individual: str
@@ -115,10 +116,13 @@ class Job:
     critic_seed: int
     critic_tasks: int
     task_seed: int
+    steps: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain form."""
+        """Plain form; without `steps` where it is None, as before there were heats."""
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        if self.steps is None:
+            del plain["steps"]
         return {**plain, "genotype": self.genotype.to_json(), "parents": [parent.to_json() for parent in self.parents]}
 
     @cached_property

@@ -99,7 +99,7 @@ def evaluate(job: Job, parents: Sequence[GeneTensors], world: World) -> tuple[Ge
         tensors = inherited[1]  # an unchanged gene that only meets new critic tasks
     else:
         host = _birth(job, inherited, world)
-        if job.lives and world.config.life.steps > 0:
+        if job.lives and _steps(job, world) > 0:
             result = _live(host, job, inherited, world)
             images = result.images
             if not result.finite:
@@ -161,6 +161,10 @@ def _birth(job: Job, inherited: tuple[Genotype, GeneTensors] | None, world: Worl
     return newborn(spec, job.genotype, gather(state, world.layout, job.genotype), seed)
 
 
+def _steps(job: Job, world: World) -> int:
+    return world.config.life.steps if job.steps is None else job.steps
+
+
 def _live(host: ConvNet, job: Job, inherited: tuple[Genotype, GeneTensors] | None, world: World) -> TrainingResult:
     """Train the host on its survival environment: k of the train classes."""
     life = world.config.life
@@ -172,7 +176,7 @@ def _live(host: ConvNet, job: Job, inherited: tuple[Genotype, GeneTensors] | Non
         host,
         environment,
         life.training,
-        steps=life.steps,
+        steps=_steps(job, world),
         seed=derive(job.seed, "life"),
         compute=world.compute,
         update_scale=scale,

@@ -187,6 +187,27 @@ def test_all_problems_at_once() -> None:
     assert problems[2].startswith("  c.yaml:4:19: fewshot.shots[0] = 0: must be a whole number, at least 1")
 
 
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("evolution: {racing: {heats: [0.1]}, litter: 2, crossover: {average_siblings: true}}",
+         ("evolution.racing.heats does not go with evolution.crossover.average_siblings", "leave one of the two off")),
+        ("evolution: {racing: {heats: [0.1]}}\nlife: {steps: 4}",
+         ("of life.steps (4) are lives of (0,) steps", "at least 1 to less than 4", "raise life.steps or change")),
+        ("evolution: {racing: {heats: [0.5]}}\nlife: {steps: 0}", ("of life.steps (0) are lives of (0,) steps",)),
+        ("evolution: {racing: {heats: [0.3, 0.1]}}", ("are lives of (90, 30) steps; they must rise",)),
+        ("evolution: {racing: {heats: [0.1, 0.101]}}", ("are lives of (30, 30) steps; they must rise",)),
+        ("evolution: {racing: {heats: [0.999]}}", ("are lives of (300,) steps", "less than 300")),
+        ("evolution: {racing: {heats: [1.0]}}", ("evolution.racing.heats[0] = 1.0", "below 1")),
+        ("evolution: {racing: {keep: 1.0}}", ("evolution.racing.keep = 1.0", "below 1")),
+    ],
+)  # fmt: skip
+def test_races_that_decide_nothing_are_refused(text: str, parts: tuple[str, ...]) -> None:
+    message = refused(SMALLEST + text)
+    for part in parts:
+        assert part in message
+
+
 def test_impossible_combinations_name_their_keys() -> None:
     message = refused(SMALLEST + "evolution: {population: 2, tournament: {elite: 2}}\ngene: {budget: 0.1}\n")
     assert message.startswith("c.yaml: ")

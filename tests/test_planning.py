@@ -36,6 +36,12 @@ GB = 10**9
 PIECES = Calibration("cpu", 1, 5.0, 7.0, 0.5, 3.0, 2.0, 4.0, 0.25, 1.0, 0.95, Peaks(GB, GB // 10, 2 * GB, 3 * GB))
 
 
+RACING: dict[str, Any] = {
+    "evolution": {"population": 7, "crossover": {"average_siblings": False}, "racing": {"heats": (0.34, 0.7), "keep": 0.5}},
+    "critic": {"kind": "short_training"},
+}  # fmt: skip
+
+
 class Counting(Observer):
     """Keeps the jobs of every generation."""
 
@@ -79,9 +85,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         {"evolution": {"population": 7, "litter": 3, "tournament": {"elite": 2}}, "critic": {"tasks": 2}},
         {"critic": {"kind": "short_training", "tasks_change": False, "final_tasks": 1}},
         {"life": {"steps": 0}, "evolution": {"search_generations": 0}},
+        RACING,
         {"founders": {"channels": ("l1",), "allocations": ("uniform",)}, "evolution": {"tournament": {"elite": 3}}},
     ],
-    ids=["plain", "random founders", "two elites", "short training", "no steps", "equal founders"],
+    ids=["plain", "random founders", "two elites", "short training", "no steps", "racing", "equal founders"],
 )  # fmt: skip
 def test_the_plan_is_what_a_run_does(sections: dict[str, Any], tmp_path: Path) -> None:
     config, seen = tiny(**sections), Counting()
@@ -126,6 +133,7 @@ def test_patience_makes_it_an_upper_bound(tmp_path: Path) -> None:
         {},
         {"search_generations": 0, "litter": 1, "crossover": {"average_siblings": False}},
         {"population": 60, "litter": 7, "generations": 9, "tournament": {"elite": 5}},
+        RACING["evolution"],
         {"population": 40, "litter": 40, "generations": 3, "tournament": {"elite": 30}},
     ],
 )
@@ -185,6 +193,14 @@ def test_time_adds_up() -> None:
     assert found.low < found.seconds == sum(found.parts.values()) < found.high
     wide = planning.duration(replace(plan, workers=3), world, PIECES)
     assert wide.parts["lives"] == 2 * (2.0 + life + 1.0 + 1.0), "three lives side by side, then the survivor"
+
+
+def test_rounds_of_a_race_take_one_after_the_other() -> None:
+    world = make_world(tiny(**RACING, life={"steps": 10}))
+    (lives,) = planning.plan(world).of("lives")
+    assert lives.race == ((6, 3), (3, 7), (2, 10)) and lives.criticisms == 1 + 6 + 3 + 2
+    expected = 6 * (7.0 + 3 * 0.25) + 1.0 + 3 * (7.0 + 7 * 0.25) + 2 * (7.0 + 10 * 0.25)
+    assert planning.duration(planning.plan(world), world, PIECES).parts["lives"] == 2 * expected
 
 
 def test_a_line_through_two_lengths() -> None:

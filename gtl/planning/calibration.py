@@ -262,12 +262,14 @@ def line(seconds: Callable[[int], float], total: int) -> tuple[float, float]:
 
 
 def with_changes(world: World, **sections: Any) -> World:
-    """The world with some keys of its configuration changed, and with learning rates at which nothing can diverge."""
+    """The world with some keys of its configuration changed, with learning rates at which nothing can diverge, and
+    without heats, which the few steps of a trial could not be divided into."""
     config = world.config
     calm: dict[str, Any] = {
         name: {"training": {**section.training.model_dump(), "learning_rate": STILL}}
         for name, section in (("life", config.life), ("founders", config.founders))
     }
+    calm["evolution"] = {"racing": {}}
     merged = {name: {**calm.get(name, {}), **sections.get(name, {})} for name in [*calm, *sections]}
     return replace(world, config=changed_config(config, **merged))
 

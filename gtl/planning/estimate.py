@@ -127,17 +127,17 @@ class Disk:
 
 def duration(plan: Plan, world: World, found: Calibration) -> Duration:
     """How long the run takes. Every generation waits for its last worker."""
-    life = found.life_once + found.life_step * world.config.life.steps
 
     @cache
     def seconds(each: Round) -> float:
         criticism = each.tasks * found.criticism
-        jobs = [
-            (each.lives, found.cut + life + criticism),
-            (each.cuts, found.cut + criticism),
-            (each.judged, criticism),
-        ]
-        return each.times * makespan(jobs, plan.workers)
+        others = [(each.cuts, found.cut + criticism), (each.judged, criticism)]  # beside the first lives
+        spent = 0.0
+        for lives, steps in each.race or ((0, 0),):
+            life = found.life_once + found.life_step * steps
+            spent += makespan([(lives, found.cut + life + criticism), *others], plan.workers)
+            others = []
+        return each.times * spent
 
     parts = {
         "start": found.start,

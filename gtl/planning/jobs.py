@@ -18,6 +18,7 @@ import numpy as np
 from gtl.config import Config
 from gtl.config_file import changed_config
 from gtl.critic import critic_images, draw_tasks
+from gtl.evolution.racing import rounds
 from gtl.evolution.toolbox import HALL_SIZE
 from gtl.individual import Evaluation, Job, Outcome, Status
 from gtl.layout import ChannelLayout
@@ -44,7 +45,8 @@ class Round:
         cuts: children that do not live: cut out of the ancestor (or a random network), or a litter's mean.
         lives: children that live.
         judged: genes that only meet critic tasks.
-        tasks: critic tasks of every job.
+        tasks: critic tasks of every evaluation.
+        race: ``(lives, steps of each)`` of every round of lives: heats first, where there are any, then the full lives.
     """
 
     phase: Phase
@@ -53,6 +55,7 @@ class Round:
     lives: int
     judged: int
     tasks: int
+    race: tuple[tuple[int, int], ...] = ()
 
     @property
     def births(self) -> int:
@@ -63,6 +66,16 @@ class Round:
     def jobs(self) -> int:
         """Evaluations of one generation."""
         return self.births + self.judged
+
+    @property
+    def criticisms(self) -> int:
+        """Critic tasks that genes meet in one generation; in a race each round's gene meets them."""
+        return self.tasks * (self.cuts + self.judged + sum(lives for lives, _ in self.race))
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of one generation's lives, heats included."""
+        return sum(lives * steps for lives, steps in self.race)
 
 
 @dataclass(frozen=True)
@@ -102,7 +115,7 @@ class Plan:
 
     @property
     def lives(self) -> int:
-        """Hosts that are trained."""
+        """Children that live; in a race, most of them in heats only."""
         return sum(each.times * each.lives for each in self.rounds)
 
     @property
@@ -123,7 +136,7 @@ class Plan:
     @property
     def criticisms(self) -> int:
         """Critic tasks that genes meet, finalists' included."""
-        return sum(each.times * each.jobs * each.tasks for each in self.rounds)
+        return sum(each.times * each.criticisms for each in self.rounds)
 
     def to_json(self) -> dict[str, Any]:
         """Plain form."""
@@ -167,9 +180,8 @@ def plan(world: World, workers: int = 1) -> Plan:
     sections = config.evolution
     jobs = (1 + sections.search_generations + sections.generations) * sections.population
     counted = _driven(config, world.layout) if jobs <= DRIVE_LIMIT else _closed(config, world.layout)
-    life_images = config.life.steps * config.life.training.batch_size
     spent = sum(
-        each.times * (each.lives * life_images + each.jobs * each.tasks * task_images)
+        each.times * (each.steps * config.life.training.batch_size + each.criticisms * task_images)
         for each in counted.rounds
         if each.phase != "final"
     )
@@ -226,21 +238,21 @@ class _Counted:
 def _driven(config: Config, layout: ChannelLayout) -> _Counted:
     """Counts of a whole run with made-up outcomes."""
     manager = made_up(config, layout)
-    rounds: Counter[Round] = Counter()
+    counted: Counter[Round] = Counter()
     alive: list[set[str]] = []  # genes that the newest generations name, and the store keeps
     genes = record_bytes = 0
     while not manager.done:
         jobs = manager.ask()
         manager.tell(map(outcome, jobs))
-        rounds[_round(manager, jobs)] += 1
+        counted[_round(manager, jobs)] += 1
         state = manager.state()
         alive = [*alive[-2:], set(state["blobs"])]
         genes = max(genes, len(set().union(*alive)))
         record_bytes += _record_bytes(manager, state)
     final = manager.finalists()
     averages = sum(len(job.parents) > 1 for _, job in final)
-    rounds[Round("final", 1, averages, 0, len(final) - averages, config.critic.final_tasks)] += 1
-    in_order = tuple(replace(each, times=times) for each, times in rounds.items())  # of their first appearance
+    counted[Round("final", 1, averages, 0, len(final) - averages, config.critic.final_tasks)] += 1
+    in_order = tuple(replace(each, times=times) for each, times in counted.items())  # of their first appearance
     return _Counted(in_order, genes + averages, record_bytes)
 
 
@@ -249,7 +261,12 @@ def _round(manager: Manager, jobs: Sequence[Job]) -> Round:
     born = [job for job in jobs if job.individual in names]
     lives = sum(job.lives for job in born)
     phase: Any = manager.phase
-    return Round(phase, 1, len(born) - lives, lives, len(jobs) - len(born), manager.config.critic.tasks)
+    tasks, race = manager.config.critic.tasks, _race(manager.config, lives)
+    return Round(phase, 1, len(born) - lives, lives, len(jobs) - len(born), tasks, race)
+
+
+def _race(config: Config, lives: int) -> tuple[tuple[int, int], ...]:
+    return tuple(rounds(config.evolution.racing, lives, config.life.steps)) if lives else ()
 
 
 def _record_bytes(manager: Manager, state: dict[str, Any]) -> int:
@@ -264,17 +281,17 @@ def _closed(config: Config, layout: ChannelLayout) -> _Counted:
     births = section.population - section.tournament.elite
     judged = section.tournament.elite if critic.tasks_change else 0
     litters = -(-births // section.litter) + section.tournament.elite if section.crossover.average_siblings else 0
-    rounds: tuple[Round, ...] = (
+    planned: tuple[Round, ...] = (
         Round("founding", 1, section.population, 0, 0, critic.tasks),
         Round("search", section.search_generations, births, 0, judged, critic.tasks),
-        Round("lives", section.generations, 0, births, judged, critic.tasks),
+        Round("lives", section.generations, 0, births, judged, critic.tasks, _race(config, births)),
         Round("final", 1, litters, 0, section.population + HALL_SIZE, critic.final_tasks),
     )
     siblings = min(section.tournament.elite * (section.litter - 1), section.population)  # of survivors, dead themselves
     genes = section.population + 2 * births + siblings + HALL_SIZE + litters
     generations = 1 + section.search_generations + section.generations
-    rounds = tuple(each for each in rounds if each.times and each.jobs)
-    return _Counted(rounds, genes, _scaled_bytes(config, layout, generations))
+    planned = tuple(each for each in planned if each.times and each.jobs)
+    return _Counted(planned, genes, _scaled_bytes(config, layout, generations))
 
 
 def _scaled_bytes(config: Config, layout: ChannelLayout, generations: int) -> int:

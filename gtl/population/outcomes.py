@@ -48,14 +48,17 @@ class RememberingEvaluator:
         return self._evaluator.call(function, *args)
 
     def evaluate(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
-        """Outcomes: first those that were finished before, then the others as they arrive."""
+        """Outcomes: first those that were finished before, then the others as they arrive.
+
+        One generation may come in several calls, such as the heats of a race: the file keeps what all of them finished,
+        until a job of another generation is evaluated.
+        """
         by_id = {job.individual: job for job in jobs}
-        known = self._read(by_id)
+        known, lines = self._read(by_id)
         yield from known.values()
         remaining = [job for name, job in by_id.items() if name not in known]
         if not remaining:
             return
-        lines = b"".join(_line(by_id[name], outcome) for name, outcome in known.items())
         if storage.read_bytes(self._path) != lines:  # of an older generation, or torn
             storage.publish(self._path, lines, overwrite=True)
         with storage.guard(self._path, 4096):
@@ -69,26 +72,32 @@ class RememberingEvaluator:
                         synced = _sync(stream, synced)
                 yield outcome
 
-    def _read(self, jobs: Mapping[str, Job]) -> dict[str, Outcome]:
-        """Outcomes of these jobs that can be trusted."""
-        found = {}
+    def _read(self, jobs: Mapping[str, Job]) -> tuple[dict[str, Outcome], bytes]:
+        """Outcomes of these jobs that can be trusted; their lines, and those of other jobs of their generation."""
+        found, lines = {}, []
+        hashes = {_job_hash(job) for job in jobs.values()}
+        generations = {job.generation for job in jobs.values()}
         for line in (storage.read_bytes(self._path) or b"").splitlines():
             with suppress(ValueError, KeyError, TypeError):
                 digest, _, text = line.partition(b" ")
                 if digest.decode() != hashlib.sha256(text).hexdigest():
                     continue
                 record = json.loads(text)
-                job = jobs[record["individual"]]
-                outcome = Outcome(job.individual, record["gene"], Evaluation.from_json(record["evaluation"]))
-                whole = not outcome.gene or self._blobs.damage(outcome.gene) is None
-                if record["job"] == _job_hash(job) and whole:
-                    found[job.individual] = outcome
-        return found
+                if record["job"] in hashes:
+                    outcome = Outcome(record["individual"], record["gene"], Evaluation.from_json(record["evaluation"]))
+                    if outcome.gene and self._blobs.damage(outcome.gene) is not None:
+                        continue
+                    found[outcome.individual] = outcome
+                elif record["generation"] not in generations:
+                    continue
+                lines.append(line + b"\n")
+        return found, b"".join(lines)
 
 
 def _line(job: Job, outcome: Outcome) -> bytes:
     record = {
         "job": _job_hash(job),
+        "generation": job.generation,
         "individual": outcome.individual,
         "gene": outcome.gene,
         "evaluation": outcome.evaluation.to_json(),

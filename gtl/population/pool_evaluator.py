@@ -51,7 +51,7 @@ class PoolEvaluator:
         calls = [
             Call(
                 key=job.individual,
-                kind="life" if job.lives else "criticism",
+                kind=_kind(job),
                 function=live,
                 args=(job.text,),
                 blobs=tuple(parent.gene for parent in job.parents),
@@ -81,3 +81,10 @@ class PoolEvaluator:
             return Outcome(call.key, "", Evaluation(result.status, reason=result.reason, seconds=result.seconds))
         data, evaluation = result
         return Outcome(call.key, "" if data is None else self._genes.put_bytes(data), evaluation)
+
+
+def _kind(job: Job) -> str:
+    """Jobs that take about as long as each other: a full life must not be given what short heats take."""
+    if not job.lives:
+        return "criticism"
+    return "life" if job.steps is None else f"life of {job.steps} steps"
