@@ -12,7 +12,6 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +28,7 @@ from gtl.machine import cpu_model, run_apart
 from gtl.models import ArchSpec, build
 from gtl.population.run import write_record
 from gtl.population.workforce import Workforce
-from gtl.training import Compute, Descent, fast_bfloat16, learn, pick_compute, place
+from gtl.training import Compute, Descent, cpu_threads, fast_bfloat16, learn, pick_compute, place
 
 FORMAT = 1  # of what is timed and how; another one makes every machine time again
 CALIBRATION = "calibration.json"  # in a run directory
@@ -251,7 +250,7 @@ def measured(work: Work, candidates: Sequence[Choice]) -> dict[Choice, float]:
     Takes about SECONDS for small hosts, and a warm-up and ROUNDS steps in each way for large ones. The process keeps its
     number of threads.
     """
-    with _threads(work.threads):
+    with cpu_threads(work.threads):
         trials = {way: _Trial(work, way) for way in candidates}
         for trial in trials.values():
             trial.warm_up()
@@ -315,16 +314,6 @@ def _images(work: Work, compute: Compute) -> Environment:
     rows = torch.arange(count, device=compute.device)
     crops = Augmenter.of_padded(padded.to(compute.device), work.crop_padding, work.mirror)
     return Environment(crops, rows, rows % work.n_way)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _measured_apart(work: Work, candidates: Sequence[Choice]) -> dict[Choice, float]:
