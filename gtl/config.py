@@ -223,6 +223,12 @@ class ComputeSection(Section):
     memory_format: Literal["auto", "contiguous", "channels_last"] = Field(
         "auto", description="of images and weights; auto: channels_last, unless a short calibration finds better"
     )
+    pack: int = Field(
+        1, ge=1, le=1024, description="lives that one worker trains at once as one network, for GPUs; 1: one by one"
+    )
+    packing: Literal["grouped", "vmap", "loop"] = Field(
+        "grouped", description="by which means (gtl.packing); loop: one by one, the reference"
+    )
 
 
 class ClusterSection(Section):

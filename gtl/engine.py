@@ -136,7 +136,7 @@ def _drive(store: RunStore, world: World, employed: Employed, signals: Signals, 
     signals.run = str(store.path)
     with signals.deferred(), _watched(watcher, store, employed) as observer:
         check_data(store.path, world)
-        evaluator = RacingEvaluator(RememberingEvaluator(employed.evaluator(store.blobs), store), world)
+        evaluator = _evaluator(employed, store, world)
         ancestor = found(world, evaluator, store, observer.message)
         latest = store.latest()
         manager = Manager(world.config, world.layout, ancestor.digest, ancestor.rankings, latest and latest[1])
@@ -152,6 +152,12 @@ def _drive(store: RunStore, world: World, employed: Employed, signals: Signals, 
         learngene = condense(manager, evaluator, store.blobs, read_lineage(store), world, ancestor)
         publish_learngene(store, learngene)
         return Result(store.path, learngene, manager.logbook)
+
+
+def _evaluator(employed: Employed, store: RunStore, world: World) -> RacingEvaluator:
+    """Races lives, if asked to; remembers what is finished; the workforce computes the rest, in the same packs."""
+    inner = employed.evaluator(store.blobs)
+    return RacingEvaluator(RememberingEvaluator(inner, store, world.config.compute.pack), world)
 
 
 @contextmanager
@@ -174,4 +180,6 @@ def _watched(observer: Observer, store: RunStore, employed: Employed) -> Iterato
 def _observed(outcomes: Iterable[Outcome], observer: Observer) -> Iterator[Outcome]:
     for outcome in outcomes:
         observer.evaluated(outcome)
+        if outcome.evaluation.ok and outcome.evaluation.reason:
+            observer.message(f"warning: {outcome.individual}: {outcome.evaluation.reason}")
         yield outcome

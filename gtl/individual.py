@@ -33,7 +33,7 @@ class Evaluation:
         metrics: further finite numbers, by name.
         images: training images consumed (life and critic training).
         seconds: wall time of the whole evaluation.
-        reason: why it failed; empty when ok.
+        reason: why it failed; where it is ok, empty, or what went wrong on the way.
     """
 
     status: Status

@@ -1,10 +1,13 @@
-"""One life: birth, life, extraction, critic. `evaluate` is a pure function of a job, its parents' genes and the world."""
+"""One life: birth, life, extraction, critic. `evaluate` is a pure function of a job, its parents' genes and the world.
+
+`evaluate_pack` lets several hosts live at once; all but their training is the same.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -18,10 +21,11 @@ from gtl.genotype import Genotype
 from gtl.individual import Evaluation, Job, Status
 from gtl.layout import ChannelLayout
 from gtl.models import ArchSpec, ConvNet, build, gene_layout
+from gtl.packing import Packing, train_pack
 from gtl.phenotype import newborn, thin_network
 from gtl.seeds import derive, rng
 from gtl.surgery import GeneTensors, combine, gather, gene_region
-from gtl.training import Compute, TrainingResult, reestimate_norms, train
+from gtl.training import Compute, TrainingResult, reestimate_norms
 
 NORM_IMAGES = 2048  # images that batch-norm statistics are estimated on
 
@@ -82,7 +86,24 @@ class World:
         return Environment(self.everything.crops, rows, labels)
 
 
-def evaluate(job: Job, parents: Sequence[GeneTensors], world: World) -> tuple[GeneTensors | None, Evaluation]:
+@dataclass(frozen=True)
+class Newborn:
+    """A job whose host is about to live.
+
+    Attributes:
+        inherited: the gene that the host was born with; None without parents.
+        host: None where an unchanged gene only meets new critic tasks.
+    """
+
+    job: Job
+    inherited: tuple[Genotype, GeneTensors] | None
+    host: ConvNet | None
+
+
+Judged = tuple[GeneTensors | None, Evaluation]
+
+
+def evaluate(job: Job, parents: Sequence[GeneTensors], world: World) -> Judged:
     """Live one life and be judged.
 
     Args:
@@ -93,21 +114,83 @@ def evaluate(job: Job, parents: Sequence[GeneTensors], world: World) -> tuple[Ge
         The child's gene tensors (None if it failed) and its evaluation. The same on every machine of one kind.
     """
     began = time.perf_counter()
+    child = _birth(job, parents, world)
+    (result,) = _live([child], world, "loop")
+    return _finish(child, result, world, began)
+
+
+def evaluate_pack(jobs: Sequence[Job], parents: Sequence[Sequence[GeneTensors]], world: World) -> list[Judged]:
+    """`evaluate` of several jobs that live equally long, their hosts trained at once (``compute.packing``).
+
+    A member that diverges does not touch the others. Each tells the size of the pack among its metrics, and as its
+    seconds its share of those that were spent together.
+
+    Args:
+        jobs: what to do; how much they round depends on who is among them, and in which order.
+        parents: of each job, as `evaluate` has them.
+
+    Raises:
+        ValueError: lives of different lengths, or on environments that fill batches of different sizes.
+    """
+    began = time.perf_counter()
+    newborns = [_birth(job, tensors, world) for job, tensors in zip(jobs, parents, strict=True)]
+    results = _live(newborns, world, world.config.compute.packing)
+    share = (time.perf_counter() - began) / len(jobs)
+    found = []
+    for child, result in zip(newborns, results, strict=True):
+        tensors, evaluation = _finish(child, result, world, time.perf_counter() - share)
+        found.append((tensors, replace(evaluation, metrics={**evaluation.metrics, "pack": len(jobs)})))
+    return found
+
+
+def _birth(job: Job, parents: Sequence[GeneTensors], world: World) -> Newborn:
+    """A host with the inherited gene in it; without parents, the gene is what its random weights happen to be."""
     inherited = _conceive(job, parents, world)
-    images = 0
     if not job.lives and len(parents) == 1 and inherited is not None and inherited[0] == job.genotype:
-        tensors = inherited[1]  # an unchanged gene that only meets new critic tasks
-    else:
-        host = _birth(job, inherited, world)
-        if job.lives and _steps(job, world) > 0:
-            result = _live(host, job, inherited, world)
-            images = result.images
-            if not result.finite:
-                reason = f"the host's training diverged (loss {result.loss}); lower life.training.learning_rate"
-                return None, Evaluation(
-                    Status.DIVERGED, images=images, seconds=time.perf_counter() - began, reason=reason
-                )
-        tensors = _extract(host, job, inherited, world)
+        return Newborn(job, inherited, None)
+    spec = ArchSpec(world.host.arch, world.host.widths, world.config.life.n_way)
+    seed = derive(job.seed, "host")
+    gene = inherited
+    if gene is None:
+        gene = job.genotype, gather(build(spec, seed).state_dict(), world.layout, job.genotype)
+    return Newborn(job, inherited, newborn(spec, *gene, seed))
+
+
+def _live(newborns: Sequence[Newborn], world: World, how: Packing) -> Sequence[TrainingResult | None]:
+    """Train the hosts, each on its own survival environment; None: no life, for lack of steps or by its job."""
+    life = world.config.life
+    hosts = [each.host for each in newborns if each.host is not None and each.job.lives]
+    steps = {life.steps if each.job.steps is None else each.job.steps for each in newborns}
+    if not hosts or steps == {0}:
+        return [None] * len(newborns)
+    if len(hosts) != len(newborns) or len(steps) != 1:
+        raise ValueError(
+            f"a pack needs lives of one length; these are {len(hosts)} of {len(newborns)}, of {steps} steps"
+        )
+    return train_pack(
+        hosts,
+        [_environment(each.job, world) for each in newborns],
+        life.training,
+        steps=steps.pop(),
+        seeds=[derive(each.job.seed, "life") for each in newborns],
+        compute=world.compute,
+        update_scales=[_update_scale(each, world) for each in newborns],
+        how=how,
+    )
+
+
+def _finish(child: Newborn, result: TrainingResult | None, world: World, began: float) -> Judged:
+    """Read the gene out of the host that has lived, and judge it.
+
+    Args:
+        began: the moment from which its seconds count.
+    """
+    job, images = child.job, 0 if result is None else result.images
+    if result is not None and not result.finite:
+        reason = f"the host's training diverged (loss {result.loss}); lower life.training.learning_rate"
+        seconds = time.perf_counter() - began
+        return None, Evaluation(Status.DIVERGED, images=images, seconds=seconds, reason=reason)
+    tensors = _extract(child, world)
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
         seconds = time.perf_counter() - began
         return None, Evaluation(Status.DIVERGED, images=images, seconds=seconds, reason="the gene is not finite")
@@ -151,36 +234,18 @@ def _conceive(job: Job, parents: Sequence[GeneTensors], world: World) -> tuple[G
     return genotype, tensors
 
 
-def _birth(job: Job, inherited: tuple[Genotype, GeneTensors] | None, world: World) -> ConvNet:
-    """A newborn host with the inherited gene in it; without parents, the gene is what its random weights happen to be."""
-    spec = ArchSpec(world.host.arch, world.host.widths, world.config.life.n_way)
-    seed = derive(job.seed, "host")
-    if inherited is not None:
-        return newborn(spec, *inherited, seed)
-    state = build(spec, seed).state_dict()
-    return newborn(spec, job.genotype, gather(state, world.layout, job.genotype), seed)
+def _environment(job: Job, world: World) -> Environment:
+    """The survival environment of a life: k of the train classes."""
+    n_way = world.config.life.n_way
+    classes = rng(job.task_seed, "classes").permutation(world.train.n_classes)[:n_way]
+    return world.environment(classes.tolist() if n_way < world.train.n_classes else None)
 
 
-def _steps(job: Job, world: World) -> int:
-    return world.config.life.steps if job.steps is None else job.steps
-
-
-def _live(host: ConvNet, job: Job, inherited: tuple[Genotype, GeneTensors] | None, world: World) -> TrainingResult:
-    """Train the host on its survival environment: k of the train classes."""
+def _update_scale(child: Newborn, world: World) -> Mapping[str, torch.Tensor] | None:
+    """`update_scale` of a life, by what its host was born with."""
     life = world.config.life
-    classes = rng(job.task_seed, "classes").permutation(world.train.n_classes)[: life.n_way]
-    environment = world.environment(classes.tolist() if life.n_way < world.train.n_classes else None)
-    born_with = job.genotype if inherited is None else inherited[0]
-    scale = update_scale(host.layout, born_with, gene_update=life.gene_update, masked=life.zero_block == "masked")
-    return train(
-        host,
-        environment,
-        life.training,
-        steps=_steps(job, world),
-        seed=derive(job.seed, "life"),
-        compute=world.compute,
-        update_scale=scale,
-    )
+    born_with = child.job.genotype if child.inherited is None else child.inherited[0]
+    return update_scale(world.layout, born_with, gene_update=life.gene_update, masked=life.zero_block == "masked")
 
 
 def update_scale(
@@ -202,8 +267,12 @@ def update_scale(
     return scale
 
 
-def _extract(host: ConvNet, job: Job, inherited: tuple[Genotype, GeneTensors] | None, world: World) -> GeneTensors:
+def _extract(child: Newborn, world: World) -> GeneTensors:
     """Read the child's circuit out of the trained host, and make its norms fit the circuit alone."""
+    job, inherited, host = child.job, child.inherited, child.host
+    if host is None:
+        assert inherited is not None
+        return inherited[1]
     host.to("cpu")
     state = host.state_dict()
     layout = world.layout

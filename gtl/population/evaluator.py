@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 import torch
 
 from gtl.errors import GtlError
 from gtl.individual import Evaluation, Job, Outcome, Status
-from gtl.life import World, evaluate
+from gtl.life import Judged, World, evaluate, evaluate_pack
+from gtl.population.packs import packs
 from gtl.population.signals import Signals
 from gtl.surgery import GeneTensors
 from gtl.versions import versions
 
 T = TypeVar("T")
+Parents = Callable[[Job], Sequence[GeneTensors]]
 
 
 class GeneStore(Protocol):
@@ -47,7 +50,7 @@ class Evaluator(Protocol):
 
 
 class InProcessEvaluator:
-    """Evaluates one job after the other in this process."""
+    """Evaluates one job, or one pack of lives, after the other in this process."""
 
     def __init__(self, world: World, genes: GeneStore, signals: Signals | None = None) -> None:
         self.world = world
@@ -61,10 +64,14 @@ class InProcessEvaluator:
 
     def evaluate(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
         """Outcomes in the order of the jobs. An unexpected error costs one individual, not the generation."""
-        for job in jobs:
+        for pack in packs(jobs, self.world.config.compute.pack):
             with self._signals.interruptible():
-                tensors, evaluation = attempt(job, (self.genes.get(p.gene) for p in job.parents), self.world)
-            yield Outcome(job.individual, "" if tensors is None else self.genes.put(tensors), evaluation)
+                judged = attempt_pack(pack, self._parents, self.world)
+            for job, (tensors, evaluation) in zip(pack, judged, strict=True):
+                yield Outcome(job.individual, "" if tensors is None else self.genes.put(tensors), evaluation)
+
+    def _parents(self, job: Job) -> list[GeneTensors]:
+        return [self.genes.get(parent.gene) for parent in job.parents]
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
         """In this process; a signal cuts it off."""
@@ -72,16 +79,41 @@ class InProcessEvaluator:
             return function(self.world, *args)
 
 
-def attempt(
-    job: Job, parents: Iterable[GeneTensors], world: World, *, memory_passes: bool = False
-) -> tuple[GeneTensors | None, Evaluation]:
+def attempt_pack(jobs: Sequence[Job], parents: Parents, world: World, *, memory_passes: bool = False) -> list[Judged]:
+    """`evaluate_pack`; where the pack fails, such as for want of memory, its members live one after the other.
+
+    Those then say so: their reason tells why, and the size of their pack among their metrics is 1.
+
+    Args:
+        parents, memory_passes: as `attempt` has them; memory that runs out counts for members by themselves only.
+    """
+    if len(jobs) == 1:
+        return [attempt(jobs[0], parents, world, memory_passes=memory_passes)]
+    try:
+        return evaluate_pack(jobs, [parents(job) for job in jobs], world)
+    except GtlError:
+        raise
+    except Exception as error:
+        cause = f"its pack of {len(jobs)} failed ({type(error).__name__}: {error}), so it lived by itself"
+    if world.compute.device.type == "cuda":
+        torch.cuda.empty_cache()  # what the pack held; its tensors are gone with the error
+    found = []
+    for job in jobs:
+        gene, evaluation = attempt(job, parents, world, memory_passes=memory_passes)
+        reason = "; ".join(filter(None, (evaluation.reason, cause)))
+        found.append((gene, replace(evaluation, reason=reason, metrics={**evaluation.metrics, "pack": 1})))
+    return found
+
+
+def attempt(job: Job, parents: Parents, world: World, *, memory_passes: bool = False) -> Judged:
     """`evaluate`, with an unexpected error as an outcome of its own.
 
     Args:
+        parents: the tensors of a job's parents, in their order.
         memory_passes: raise when memory runs out, for a caller that can try again with more of it.
     """
     try:
-        return evaluate(job, list(parents), world)
+        return evaluate(job, parents(job), world)
     except GtlError:
         raise  # a wrong configuration, bad data or a full disk is the run's problem, not the individual's
     except (MemoryError, torch.OutOfMemoryError) as error:

@@ -17,6 +17,7 @@ from typing import IO, Any, TypeVar
 from gtl import storage
 from gtl.individual import Evaluation, Job, Outcome, Status
 from gtl.population.evaluator import Evaluator
+from gtl.population.packs import Pack, packs
 from gtl.population.store import RunStore
 
 FILE = "outcomes.jsonl"
@@ -28,15 +29,20 @@ T = TypeVar("T")
 class RememberingEvaluator:
     """Evaluates what is not finished yet with `evaluator`, and remembers it.
 
+    Lives that are trained at once count together: where one of a pack is not finished, all of it is evaluated again, or
+    the others would round otherwise than in the run that was left alone.
+
     Args:
-        evaluator: does the work.
+        evaluator: does the work, in the same packs.
         store: the run; its lock is held.
+        pack: lives that are trained at once (``compute.pack``).
     """
 
-    def __init__(self, evaluator: Evaluator, store: RunStore) -> None:
+    def __init__(self, evaluator: Evaluator, store: RunStore, pack: int = 1) -> None:
         self._evaluator = evaluator
         self._path = store.path / FILE
         self._blobs = store.blobs
+        self._pack = pack
 
     @property
     def versions(self) -> Mapping[str, str]:
@@ -53,12 +59,22 @@ class RememberingEvaluator:
         One generation may come in several calls, such as the heats of a race: the file keeps what all of them finished,
         until a job of another generation is evaluated.
         """
-        by_id = {job.individual: job for job in jobs}
-        known, lines = self._read(by_id)
-        yield from known.values()
-        remaining = [job for name, job in by_id.items() if name not in known]
+        cut = packs(jobs, self._pack)
+        keys = {job.individual: _key(job, pack) for pack in cut for job in pack}
+        records = self._read()
+        found = {name: outcome for name, key in keys.items() if (outcome := self._outcome(records, key))}
+        remaining = [job for pack in cut if not all(job.individual in found for job in pack) for job in pack]
+        again = {job.individual for job in remaining}
+        yield from (outcome for name, outcome in found.items() if name not in again)
         if not remaining:
             return
+        stale = {keys[name] for name in again}
+        mine, generation = set(keys.values()), remaining[0].generation
+        lines = b"".join(
+            line
+            for key, (line, record) in records.items()
+            if key not in stale and (key in mine or record.get("generation") == generation)
+        )
         if storage.read_bytes(self._path) != lines:  # of an older generation, or torn
             storage.publish(self._path, lines, overwrite=True)
         with storage.guard(self._path, 4096):
@@ -68,36 +84,35 @@ class RememberingEvaluator:
             for outcome in self._evaluator.evaluate(remaining):
                 if outcome.evaluation.status in KEPT:
                     with storage.guard(self._path, 4096):
-                        stream.write(_line(by_id[outcome.individual], outcome))
+                        stream.write(_line(keys[outcome.individual], generation, outcome))
                         synced = _sync(stream, synced)
                 yield outcome
 
-    def _read(self, jobs: Mapping[str, Job]) -> tuple[dict[str, Outcome], bytes]:
-        """Outcomes of these jobs that can be trusted; their lines, and those of other jobs of their generation."""
-        found, lines = {}, []
-        hashes = {_job_hash(job) for job in jobs.values()}
-        generations = {job.generation for job in jobs.values()}
+    def _read(self) -> dict[str, tuple[bytes, dict[str, Any]]]:
+        """Lines that are whole, and what they say, by the key of their job."""
+        found = {}
         for line in (storage.read_bytes(self._path) or b"").splitlines():
             with suppress(ValueError, KeyError, TypeError):
                 digest, _, text = line.partition(b" ")
-                if digest.decode() != hashlib.sha256(text).hexdigest():
-                    continue
-                record = json.loads(text)
-                if record["job"] in hashes:
-                    outcome = Outcome(record["individual"], record["gene"], Evaluation.from_json(record["evaluation"]))
-                    if outcome.gene and self._blobs.damage(outcome.gene) is not None:
-                        continue
-                    found[outcome.individual] = outcome
-                elif record["generation"] not in generations:
-                    continue
-                lines.append(line + b"\n")
-        return found, b"".join(lines)
+                if digest.decode() == hashlib.sha256(text).hexdigest():
+                    record = json.loads(text)
+                    found[str(record["job"])] = (line + b"\n", record)
+        return found
+
+    def _outcome(self, records: Mapping[str, tuple[bytes, dict[str, Any]]], key: str) -> Outcome | None:
+        """Of a job; None if it cannot be trusted."""
+        with suppress(ValueError, KeyError, TypeError):
+            _, record = records[key]
+            found = Outcome(record["individual"], record["gene"], Evaluation.from_json(record["evaluation"]))
+            if not found.gene or self._blobs.damage(found.gene) is None:
+                return found
+        return None
 
 
-def _line(job: Job, outcome: Outcome) -> bytes:
+def _line(key: str, generation: int, outcome: Outcome) -> bytes:
     record = {
-        "job": _job_hash(job),
-        "generation": job.generation,
+        "job": key,
+        "generation": generation,
         "individual": outcome.individual,
         "gene": outcome.gene,
         "evaluation": outcome.evaluation.to_json(),
@@ -106,9 +121,10 @@ def _line(job: Job, outcome: Outcome) -> bytes:
     return hashlib.sha256(text).hexdigest().encode() + b" " + text + b"\n"
 
 
-def _job_hash(job: Job) -> str:
-    """sha256 of everything that a job says."""
-    return hashlib.sha256(job.text).hexdigest()
+def _key(job: Job, pack: Pack) -> str:
+    """sha256 of everything that a job says, and of those that it is computed with."""
+    texts = [job.text] if len(pack) == 1 else [job.text, *(each.text for each in pack)]
+    return hashlib.sha256(b"\n".join(texts)).hexdigest()
 
 
 def _sync(stream: IO[bytes], last: float) -> float:

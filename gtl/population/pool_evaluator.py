@@ -9,8 +9,9 @@ from typing import Any, Protocol, TypeVar
 from gtl.errors import ClusterError
 from gtl.individual import Evaluation, Job, Outcome
 from gtl.population.blobs import BlobStore
+from gtl.population.packs import Pack, packs
 from gtl.population.retry import Call, Lost
-from gtl.population.worker import compute, live
+from gtl.population.worker import compute, live, live_pack
 
 WRITERS = 8  # genes that are written at once: each write waits for the disk, and workers must not wait for it
 T = TypeVar("T")
@@ -35,11 +36,13 @@ class PoolEvaluator:
     Args:
         pool: its workers were prepared by `gtl.population.worker.prepare`.
         genes: the run's blobs: every result is on the disk before its outcome is told.
+        pack: lives that a worker trains at once (``compute.pack``).
     """
 
-    def __init__(self, pool: Pool, genes: BlobStore) -> None:
+    def __init__(self, pool: Pool, genes: BlobStore, pack: int = 1) -> None:
         self._pool = pool
         self._genes = genes
+        self._pack = pack
 
     @property
     def versions(self) -> Mapping[str, str]:
@@ -48,19 +51,12 @@ class PoolEvaluator:
 
     def evaluate(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
         """Outcomes as they arrive. An individual that no worker survives is an outcome, too."""
-        calls = [
-            Call(
-                key=job.individual,
-                kind=_kind(job),
-                function=live,
-                args=(job.text,),
-                blobs=tuple(parent.gene for parent in job.parents),
-            )
-            for job in jobs
-        ]
+        by_key = {pack[0].individual: pack for pack in packs(jobs, self._pack)}
+        calls = [_call(pack) for pack in by_key.values()]
         with ThreadPoolExecutor(WRITERS, "gtl-writer") as writers:
             for arrived in self._pool.run(calls, self._genes.get_bytes):
-                yield from (writers.map if len(arrived) > 1 else map)(self._outcome, arrived)
+                results = [each for call, result in arrived for each in _results(by_key[call.key], result)]
+                yield from (writers.map if len(results) > 1 else map)(self._outcome, results)
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
         """On some worker.
@@ -74,13 +70,23 @@ class PoolEvaluator:
             raise ClusterError(f"{name}: {result.reason}. Resume the run when the cluster is well again.")
         return result  # type: ignore[no-any-return]
 
-    def _outcome(self, found: tuple[Call, Any]) -> Outcome:
-        """Of a call, with its gene on the disk."""
-        call, result = found
-        if isinstance(result, Lost):
-            return Outcome(call.key, "", Evaluation(result.status, reason=result.reason, seconds=result.seconds))
-        data, evaluation = result
-        return Outcome(call.key, "" if data is None else self._genes.put_bytes(data), evaluation)
+    def _outcome(self, found: tuple[Job, tuple[bytes | None, Evaluation]]) -> Outcome:
+        """Of a job, with its gene on the disk."""
+        job, (data, evaluation) = found
+        return Outcome(job.individual, "" if data is None else self._genes.put_bytes(data), evaluation)
+
+
+def _call(pack: Pack) -> Call:
+    """One call for all that is computed at once; it bears its first individual's name."""
+    alone = len(pack) == 1
+    return Call(
+        key=pack[0].individual,
+        kind=_kind(pack[0]) if alone else f"pack of {len(pack)}, each a {_kind(pack[0])}",
+        function=live if alone else live_pack,
+        args=(pack[0].text if alone else tuple(job.text for job in pack),),
+        blobs=tuple(parent.gene for job in pack for parent in job.parents),
+        individuals=len(pack),
+    )
 
 
 def _kind(job: Job) -> str:
@@ -88,3 +94,13 @@ def _kind(job: Job) -> str:
     if not job.lives:
         return "criticism"
     return "life" if job.steps is None else f"life of {job.steps} steps"
+
+
+def _results(pack: Pack, result: Any) -> Iterator[tuple[Job, tuple[bytes | None, Evaluation]]]:
+    """Gene and evaluation of every member; what is lost is lost for all of them."""
+    if isinstance(result, Lost):
+        seconds = result.seconds / len(pack)
+        result = ((None, Evaluation(result.status, reason=result.reason, seconds=seconds)),) * len(pack)
+    elif len(pack) == 1:
+        result = (result,)
+    return zip(pack, result, strict=True)

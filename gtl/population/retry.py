@@ -24,6 +24,7 @@ class Call:
         function: ``function(context, *args, *blobs)``, importable by name on a worker.
         args: frozen values.
         blobs: content hashes of bytes that follow the arguments.
+        individuals: that it evaluates at once; its least deadline is so many times as long.
     """
 
     key: str
@@ -31,6 +32,7 @@ class Call:
     function: Any
     args: tuple[Any, ...] = ()
     blobs: tuple[str, ...] = ()
+    individuals: int = 1
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,12 @@ class Deadlines:
         if len(recent) > REMEMBERED:
             ordered.remove(recent.popleft())
 
-    def seconds(self, kind: str) -> float:
-        """What a call of this kind is given."""
+    def seconds(self, kind: str, individuals: int = 1) -> float:
+        """What a call of this kind is given; what the configuration sets counts for each of its individuals."""
         ordered = self._sorted.get(kind)
         if not ordered:
-            return self._section.first_deadline
-        return max(self._section.deadline, self._section.deadline_factor * ordered[len(ordered) // 2])
+            return individuals * self._section.first_deadline
+        return max(individuals * self._section.deadline, self._section.deadline_factor * ordered[len(ordered) // 2])
 
 
 @dataclass

@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from gtl.individual import Evaluation, Job
 from gtl.learngene import container
 from gtl.life import World
 from gtl.models import ArchSpec
-from gtl.population.evaluator import attempt
+from gtl.population.evaluator import attempt, attempt_pack
 from gtl.training import resolve_compute
 from gtl.versions import versions
 
@@ -75,10 +76,24 @@ def prepare(shared: PlainWorld) -> tuple[dict[str, str], World]:
 def live(world: World, plain_job: bytes, *parents: bytes) -> tuple[bytes | None, Evaluation]:
     """A life. Genes travel as the bytes of their files, and the job as JSON: Ray takes six times as long for the object."""
     job = Job.from_json(json.loads(plain_job))
-    tensors, evaluation = attempt(
-        job, [container.decode(bytes(parent)) for parent in parents], world, memory_passes=True
-    )
+    genes = [container.decode(bytes(parent)) for parent in parents]
+    tensors, evaluation = attempt(job, lambda _: genes, world, memory_passes=True)
     return None if tensors is None else container.encode(tensors), evaluation
+
+
+def live_pack(
+    world: World, plain_jobs: tuple[bytes, ...], *parents: bytes
+) -> tuple[tuple[bytes | None, Evaluation], ...]:
+    """Lives of a pack, as `live` has one.
+
+    Args:
+        parents: of the first job, then of the second, and so on.
+    """
+    jobs = [Job.from_json(json.loads(plain_job)) for plain_job in plain_jobs]
+    genes = (container.decode(bytes(parent)) for parent in parents)
+    tensors = {job.individual: list(islice(genes, len(job.parents))) for job in jobs}
+    judged = attempt_pack(jobs, lambda job: tensors[job.individual], world, memory_passes=True)
+    return tuple((None if gene is None else container.encode(gene), evaluation) for gene, evaluation in judged)
 
 
 def compute(world: World, function: Callable[..., Any], *args: Any) -> Any:

@@ -126,7 +126,7 @@ def employ(force: Workforce, world: World, signals: Signals, report: Report) -> 
         first, *others = pool.facts
         yield Employed(
             first,
-            lambda genes: PoolEvaluator(pool, genes),
+            lambda genes: PoolEvaluator(pool, genes, config.compute.pack),
             (*pool.warnings, *_differences(first, others)),
             tuple(pool.processes),
             lambda other: setattr(pool, "report", other),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +13,11 @@ from pico import job, random_genotype, stir
 
 from gtl.individual import Job, Outcome, ParentGene
 from gtl.life import World
+from gtl.lineage import read_rows
 from gtl.models import build
 from gtl.population.evaluator import Evaluator, InProcessEvaluator
+from gtl.population.manager import Manager
+from gtl.population.observer import Observer
 from gtl.population.retry import Call
 from gtl.population.store import RunStore
 from gtl.surgery import gather
@@ -101,3 +105,31 @@ class LocalPool:
 
 def in_process(world: World, store: RunStore) -> InProcessEvaluator:
     return InProcessEvaluator(world, store.blobs)
+
+
+class StoppedError(Exception):
+    """What stops a run in the middle."""
+
+
+class Stopping(Observer):
+    """Stops a run at one moment; counts what it is told."""
+
+    def __init__(self, moment: str = "") -> None:
+        self.moment, self.asked_for, self.counts = moment, 0, list[tuple[int, int]]()
+
+    def asked(self, jobs: Sequence[Job]) -> None:
+        self.asked_for = len(jobs)
+        self.counts.append((len(jobs), 0))
+
+    def evaluated(self, outcome: Outcome) -> None:
+        self.counts[-1] = (self.counts[-1][0], self.counts[-1][1] + 1)
+        if outcome.individual == self.moment:
+            raise StoppedError
+
+    def generation(self, manager: Manager) -> None:
+        assert self.counts[-1][0] == self.counts[-1][1], "every job is told once"
+
+
+def journal(run: Path) -> list[dict[str, Any]]:
+    """Rows without measured times."""
+    return [{key: value for key, value in row.items() if key != "time"} for row in read_rows(run / "lineage.jsonl")]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from living import LocalPool, Watched, generation, in_process, told
+from living import LocalPool, StoppedError, Stopping, Watched, generation, in_process, journal, told
 from pico import job
 from pico import world as pico_world
 from run_files import create
@@ -23,9 +22,6 @@ from gtl.evolution.racing import rounds, winners
 from gtl.genotype import ChannelMask, Genotype
 from gtl.individual import Evaluation, Job, Outcome, Status
 from gtl.life import World, evaluate
-from gtl.lineage import read_rows
-from gtl.population.manager import Manager
-from gtl.population.observer import Observer
 from gtl.population.outcomes import RememberingEvaluator
 from gtl.population.pool_evaluator import PoolEvaluator
 from gtl.population.progress import ProgressFile, read_progress
@@ -202,36 +198,9 @@ def test_a_race_goes_on_where_it_was(store: RunStore, stop: int) -> None:
     assert len(first.done) == stop if stop < total else not second.done
 
 
-class StoppedError(Exception):
-    """What stops a run in the middle."""
-
-
-class Stopping(Observer):
-    """Stops a run at one moment; counts what it is told."""
-
-    def __init__(self, moment: str = "") -> None:
-        self.moment, self.asked_for, self.counts = moment, 0, list[tuple[int, int]]()
-
-    def asked(self, jobs: Sequence[Job]) -> None:
-        self.asked_for = len(jobs)
-        self.counts.append((len(jobs), 0))
-
-    def evaluated(self, outcome: Outcome) -> None:
-        self.counts[-1] = (self.counts[-1][0], self.counts[-1][1] + 1)
-        if outcome.individual == self.moment:
-            raise StoppedError
-
-    def generation(self, manager: Manager) -> None:
-        assert self.counts[-1][0] == self.counts[-1][1], "every job is told once"
-
-
 def tiny_race() -> Any:
     evolution = {"population": 6, "crossover": {"average_siblings": False}, "racing": {"heats": (0.34,), "keep": 0.4}}
     return tiny(evolution=evolution, life={"steps": 6}, compute={"threads": 1})
-
-
-def journal(run: Path) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key != "time"} for row in read_rows(run / "lineage.jsonl")]
 
 
 @pytest.fixture(scope="module")

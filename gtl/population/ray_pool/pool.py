@@ -266,11 +266,12 @@ class RayPool:
         if not by_ref:
             time.sleep(0.05)
             return []
-        oldest: dict[str, float] = {}
+        oldest: dict[tuple[str, int], float] = {}
         for seat in self._seats:
-            if seat.call is not None and seat.since < oldest.get(seat.call.kind, 1e300):
-                oldest[seat.call.kind] = seat.since
-        nearest = min((since + self._deadlines.seconds(kind) for kind, since in oldest.items()), default=1e300)
+            if seat.call is not None:
+                kind = seat.call.kind, seat.call.individuals
+                oldest[kind] = min(seat.since, oldest.get(kind, 1e300))
+        nearest = min((since + self._deadlines.seconds(*kind) for kind, since in oldest.items()), default=1e300)
         timeout = min(LOOK, max(0.01, nearest - time.monotonic()))
         began = time.monotonic()
         done, rest = self._ray.wait(list(by_ref), num_returns=1, timeout=timeout)
@@ -346,7 +347,7 @@ class RayPool:
                     self._tally.last_start = f"a worker did not start within {PATIENCE:.0f} s"
                     self._tally.starts_failed += 1
                     self._dismiss(seat)
-            elif took > (given := self._deadlines.seconds(seat.call.kind)):
+            elif took > (given := self._deadlines.seconds(seat.call.kind, seat.call.individuals)):
                 call = seat.call
                 self._dismiss(seat)
                 self._tally.died += 1

@@ -46,6 +46,7 @@ class References(dict[str, Any]):
 
 
 def size(value: Any) -> int:
-    """Bytes of a result that matter: those of the tensors in it."""
-    parts = value if isinstance(value, tuple) else (value,)
-    return sum(len(part) for part in parts if isinstance(part, bytes))
+    """Bytes of arguments or a result that matter: those of the jobs or tensors in it, however they are nested."""
+    if isinstance(value, tuple):
+        return sum(map(size, value))
+    return len(value) if isinstance(value, bytes) else 0
