@@ -39,7 +39,7 @@ from gtl.population.run import (
 from gtl.population.signals import Signals
 from gtl.population.store import RunStore, refuse_used
 from gtl.population.workforce import Employed, employ, settle
-from gtl.tuning import tune, write_calibration
+from gtl.tuning import tune, write_calibration, written_down
 from gtl.world import make_world
 
 KEEP_GENERATIONS = 2  # whose genes stay on disk; journal and states of all stay
@@ -95,6 +95,7 @@ def evolve(
         refuse_used(path)
         world, tuning = tune(world, force, observer.message)
         with employ(force, world, signals, observer.workers) as employed:
+            world = written_down(world, employed.versions)
             text, digest = dump_config(world.config), config_hash(world.config)
             with signals.deferred():
                 store = RunStore.create(path, config_text=text, config_hash=digest, versions=employed.versions)

@@ -45,6 +45,15 @@ class Compute:
         """Images that are evaluated at once: what a CPU's cache holds, what fills a GPU. Changes no number."""
         return 128 if self.device.type == "cpu" else 1024
 
+    @property
+    def words(self) -> dict[str, str]:
+        """Precision and memory format, as the configuration's compute section says them."""
+        contiguous = self.memory_format == torch.contiguous_format
+        return {
+            "precision": "float32" if self.autocast is None else "bfloat16",
+            "memory_format": "contiguous" if contiguous else "channels_last",
+        }
+
     def context(self) -> torch.autocast:
         """Autocast context for forward passes."""
         enabled = self.autocast is not None

@@ -176,6 +176,13 @@ def tune(
     return replace(world, config=world.config.model_copy(update={"compute": settled}), compute=compute), tuning
 
 
+def written_down(world: World, versions: Mapping[str, str]) -> World:
+    """The world with what its configuration still leaves open as its workers say that they compute: a cluster's."""
+    section = world.config.compute
+    auto = {name: versions[name] for name in ("precision", "memory_format") if getattr(section, name) == "auto"}
+    return replace(world, config=world.config.model_copy(update={"compute": section.model_copy(update=auto)}))
+
+
 def write_calibration(run: Path, tuning: Tuning | None) -> None:
     """Write what was timed into a run directory, as ``calibration.json``; no file, if nothing was.
 

@@ -7,16 +7,18 @@ from importlib.metadata import version
 
 import torch
 
+from gtl.training import Compute
 from gtl.version import __version__
 
 PACKAGES = ("torch", "numpy", "deap", "safetensors")
 
 
-def versions(device: torch.device) -> dict[str, str]:
-    """Name -> version, with the Python version and what computes (on a CPU also with how many threads)."""
+def versions(compute: Compute) -> dict[str, str]:
+    """Name -> version, with the Python version, what computes (on a CPU also with how many threads), and in which way."""
+    device = compute.device
     found = {"gtl": __version__, "python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
     found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu()
-    return found
+    return found | compute.words
 
 
 def _cpu() -> str:

@@ -74,9 +74,7 @@ def pretrained_tensors(world: World, images: int, say: Callable[[str], None] = l
         "pixels": hashlib.sha256(world.train.images.numpy().tobytes()).hexdigest(),
         "steps": steps,
         "seed": config.seed,
-        "precision": str(world.compute.autocast),
-        "memory_format": str(world.compute.memory_format),
-        "versions": versions(world.compute.device),
+        "versions": versions(world.compute),
     }
     name = f"pretrained-{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]}.safetensors"
     path = cache_dir() / name

@@ -179,5 +179,5 @@ class Bench:
             "seeds": section.seeds,
             "learning_rates": list(section.learning_rates),
             "seed": self.world.config.seed,
-            "versions": versions(self.world.compute.device),
+            "versions": versions(self.world.compute),
         }

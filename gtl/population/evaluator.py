@@ -60,7 +60,7 @@ class InProcessEvaluator:
     @property
     def versions(self) -> Mapping[str, str]:
         """Of this process."""
-        return versions(self.world.compute.device)
+        return versions(self.world.compute)
 
     def evaluate(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
         """Outcomes in the order of the jobs. An unexpected error costs one individual, not the generation."""

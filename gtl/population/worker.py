@@ -70,7 +70,7 @@ def prepare(shared: PlainWorld) -> tuple[dict[str, str], World]:
     compute = resolve_compute(shared.config.compute)
     (train, crops), (val, _) = _images(shared.train), _images(shared.val)
     world = World(shared.config, shared.host, train, val, compute, shared.class_lists, shared.class_digest, crops)
-    return versions(compute.device), world
+    return versions(compute), world
 
 
 def live(world: World, plain_job: bytes, *parents: bytes) -> tuple[bytes | None, Evaluation]:

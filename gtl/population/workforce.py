@@ -108,7 +108,7 @@ def employ(force: Workforce, world: World, signals: Signals, report: Report) -> 
         ClusterError: the cluster is not reachable, or no worker can be started.
     """
     if force.in_process:
-        yield Employed(versions(world.compute.device), lambda genes: InProcessEvaluator(world, genes, signals))
+        yield Employed(versions(world.compute), lambda genes: InProcessEvaluator(world, genes, signals))
         return
     from gtl.population.ray_pool import RayPool, Room
 
