@@ -77,8 +77,6 @@ def config_hash(config: Config) -> str:
     results are reproducible for a given choice of it. Equal configs have equal hashes, however their files were written.
     """
     values = config.model_dump(mode="json", exclude=NOT_HASHED)
-    if values["compute"]["memory_format"] == "auto":
-        del values["compute"]["memory_format"]  # a key that came later: runs begun without it keep their hash
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

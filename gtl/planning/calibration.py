@@ -32,6 +32,7 @@ from gtl.world import make_world
 
 GENES = 4  # founders that are measured: their allocations, and so their costs, differ
 SECONDS = 3.0  # aimed at for each kind of training, and for the genes
+TRIES = 5  # timings of the shortest trainings, if SECONDS allow
 SHORT, LONG = 2, 6  # steps of the shortest trainings; a third is as long as SECONDS allow
 UNDISTURBED = 0.8  # share of a core below which the machine counts as busy
 STILL = 1e-9  # a learning rate at which nothing can diverge
@@ -254,6 +255,9 @@ def line(seconds: Callable[[int], float], total: int) -> tuple[float, float]:
     """
     seconds(1)  # what only the first training costs
     short, long, steps = seconds(SHORT), seconds(LONG), LONG
+    began, tries = time.perf_counter(), 1
+    while tries < TRIES and time.perf_counter() - began < SECONDS / 3:  # short ones tell noise, if they are timed once
+        short, long, tries = min(short, seconds(SHORT)), min(long, seconds(LONG)), tries + 1
     step = max(1e-6, (long - short) / (LONG - SHORT))
     if (longer := min(total, round(SECONDS / step))) > LONG:
         long, steps = seconds(longer), longer
