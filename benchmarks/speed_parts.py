@@ -44,7 +44,7 @@ def measure(name: str, repetitions: int) -> Iterator[Figure]:
         "channels last": (training_steps, nullcontext, with_compute(world, memory_format=torch.contiguous_format)),
         "fused optimiser": (training_steps, unfused, world),
         "mirrored by index": (training_steps, mirrored_by_choice, world),
-        "not compiled": (training_steps, compiled, world),
+        "eager mode, by torch.compile": (training_steps, compiled, world),
         "norms in batches of 128": (judging, lambda: mock.patch.object(training, "NORM_BATCH", 512), world),
         "norms folded for critics": (judging, lambda: mock.patch.object(critic, "folded", lambda net: net), world),
         "judging in bfloat16": (judging, nullcontext, with_compute(world, autocast=None)),
