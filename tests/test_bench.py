@@ -20,7 +20,7 @@ from gtl.config import ComputeSection
 from gtl.config_file import changed_config, dump_config, load_config
 from gtl.machine import cores
 from gtl.planning import Calibration, Peaks, Way
-from gtl.planning.bench import pace, peak_flops_with, step_flops, ways
+from gtl.planning.bench import pace, peak_flops_with, step_flops, undisturbed_ancestor, ways
 from gtl.tuning import WORTHWHILE, Choice, Tuning
 from gtl.world import make_world
 
@@ -33,6 +33,16 @@ def test_rates_are_those_of_all_workers() -> None:
     assert found.images_per_second == 2 * 20 / PIECES.life_step
     assert found.lives_per_hour == pytest.approx(3600 * 2 / (2.0 + 4.0 + 3 * 1.0 + 40 * 0.25))
     assert found.peak_share == pytest.approx(step_flops(world, 20) / 0.25 / 1e6)
+
+
+def test_the_ancestor_is_taken_from_the_way_in_which_it_trains_alone() -> None:
+    world = pico_world()
+    crowded = replace(PIECES, ancestor_once=70.0, ancestor_step=5.0)
+    paces = [pace(Way("float32", n, 1), world, [each] * n, 1e6) for n, each in ((2, crowded), (1, PIECES))]
+    found = undisturbed_ancestor(paces)
+    assert [each.way.workers for each in found] == [2, 1]
+    assert {(each.calibration.ancestor_once, each.calibration.ancestor_step) for each in found} == {(7.0, 0.5)}
+    assert [each.lives_per_hour for each in found] == [each.lives_per_hour for each in paces]
 
 
 @pytest.mark.parametrize("arch", ["vgg11", "resnet12"])

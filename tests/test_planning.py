@@ -23,6 +23,7 @@ from gtl.cli.plan import show_plan
 from gtl.config import Config
 from gtl.errors import ConfigError, DataError, EvolutionError, GtlError, RunError, StorageError
 from gtl.individual import Job
+from gtl.life import evaluate_pack
 from gtl.models import build
 from gtl.planning import Calibration, Peaks, Plan, estimate, jobs
 from gtl.planning.calibration import calibrate_apart, line, peak_memory
@@ -225,6 +226,20 @@ def test_every_kind_of_run_can_be_calibrated(critic: str, founders: str, monkeyp
     assert found.life_step >= 0 and found.criticism > 0 and found.reference > 0
     assert (found.ancestor_step + found.ancestor_once > 0) is (founders == "ancestor")
     assert Calibration.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+@pytest.mark.parametrize("pack", [1, 3])
+def test_lives_are_tried_in_packs_where_a_run_has_packs(pack: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    def recorded(members: Sequence[Job], *rest: Any) -> Any:
+        tried.append(len(members))
+        return evaluate_pack(members, *rest)
+
+    monkeypatch.setattr("gtl.planning.calibration.SECONDS", 0.05)
+    monkeypatch.setattr("gtl.planning.calibration.evaluate_pack", recorded)
+    found = planning.calibrate(pico_world(compute={"pack": pack}, life={"steps": 4}))
+    assert set(tried) == ({pack} if pack > 1 else set()) and found.life_step >= 0
 
 
 # --- memory --------------------------------------------------------------------------------------------------------

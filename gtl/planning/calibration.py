@@ -22,7 +22,7 @@ from gtl.critic import Gene, criticise, draw_tasks
 from gtl.errors import EvolutionError
 from gtl.individual import Job, ParentGene
 from gtl.learngene.founders import ancestor_steps, pretrain
-from gtl.life import World, evaluate
+from gtl.life import World, evaluate, evaluate_pack
 from gtl.machine import run_apart
 from gtl.models import build
 from gtl.planning.jobs import sample_jobs
@@ -233,8 +233,10 @@ class _Trial:
 
     def _life(self, world: World) -> float:
         job = self.jobs[0]
-        living = replace(job, parents=(self._own(job),), lives=True)
-        return _seconds(lambda: evaluate(living, [self.tensors[job.individual]], world))
+        living, parents = replace(job, parents=(self._own(job),), lives=True), [self.tensors[job.individual]]
+        if (size := world.config.compute.pack) == 1:
+            return _seconds(lambda: evaluate(living, parents, world))
+        return _seconds(lambda: evaluate_pack([living] * size, [parents] * size, world)) / size
 
     def _judged(self, job: Job, world: World) -> float:
         again = replace(job, parents=(self._own(job),))
