@@ -178,15 +178,48 @@ def test_inherit_writes_a_plain_state_dict(
     assert gtl(monkeypatch, *words) == 74  # an existing file is never overwritten
 
 
-def test_inherit_refuses_another_architecture_and_a_narrow_host(
+def test_inherit_starts_networks_of_other_shapes(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "child.safetensors"
-    assert gtl(monkeypatch, "inherit", run, "--arch", "resnet12", "--classes", 5, "-o", out) == 65
-    assert "vgg11" in capsys.readouterr().err
-    assert gtl(monkeypatch, "inherit", run, "--arch", "vgg11", "--width", 0.02, "--classes", 5, "-o", out) == 65
-    assert "group conv" in capsys.readouterr().err
-    assert not out.exists()
+    assert gtl(monkeypatch, "inherit", run, "--arch", "resnet12", "--width", 0.125, "--classes", 5, "-o", out) == 0
+    assert "carries on" in capsys.readouterr().out
+    models.resnet12(5, 0.125).load_state_dict(load_file(out), strict=True)
+    narrow = tmp_path / "narrow.safetensors"
+    assert gtl(monkeypatch, "inherit", run, "--arch", "vgg11", "--width", 0.02, "--classes", 5, "-o", narrow) == 0
+    assert "conv8 has room for 10 of" in capsys.readouterr().out
+    (tmp_path / "mine.py").write_text(
+        "import torchvision\n\ndef small(classes):\n"
+        "    return torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1], classes)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    words = ("--arch", "mine:small", "--classes", 3, "-o", "own.safetensors", "--json")
+    assert gtl(monkeypatch, "inherit", run, *words) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["arch"] == "ResNet" and 0 < report["share"] < 1
+    assert load_file("own.safetensors")["fc.weight"].shape[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("arch", "says"),
+    [
+        (("--arch", "vgg12"), "unknown network 'vgg12'; known are vgg11, resnet12, vgg11_bn"),
+        (("--arch", "resnet18", "--width", "0.5"), "resnet18 has no width"),
+        (("--arch", "nowhere:net"), "No module named 'nowhere'"),
+        (("--arch", "builtins:str"), "builtins:str returned a str, not a torch.nn.Module"),
+    ],
+)
+def test_inherit_refuses_networks_that_there_are_not(
+    arch: tuple[str, ...],
+    says: str,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "child.safetensors"
+    assert gtl(monkeypatch, "inherit", run, *arch, "--classes", 5, "-o", out) == 2
+    assert says in " ".join(capsys.readouterr().err.split()) and not out.exists()
 
 
 def test_fewshot_compares_all_starts(

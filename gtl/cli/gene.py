@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -58,23 +59,29 @@ def inspect(learngene: GenePath, json_: JsonFlag = False) -> None:
 
 def inherit(
     learngene: GenePath,
-    arch: Annotated[str, typer.Option(help="Architecture of the descendant.")],
+    arch: Annotated[
+        str,
+        typer.Option(
+            help="The descendant: vgg11, resnet12, torchvision's vgg*_bn, resnet18 and 34, or MODULE:FUNCTION."
+        ),
+    ],
     classes: Annotated[int, typer.Option(min=1, help="Number of classes of the descendant's head.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="State dict to write (.safetensors).")],
-    width: Annotated[float, typer.Option(help="Width multiplier.")] = 1.0,
-    family: Annotated[str, typer.Option(help="Width family.")] = "64-128-256-512",
+    width: Annotated[float, typer.Option(help="Width multiplier, of vgg11 and resnet12.")] = 1.0,
+    family: Annotated[str, typer.Option(help="Width family, of vgg11 and resnet12.")] = "64-128-256-512",
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of everything that is not inherited.")] = 0,
     json_: JsonFlag = False,
 ) -> None:
     """Start a descendant from a learngene: a plain state dict that loads with torch and safetensors alone."""
     from safetensors.torch import save
 
-    from gtl import models, storage
+    from gtl import storage
     from gtl.errors import StorageError
     from gtl.learngene.inherit import inherit as inherit_
+    from gtl.models.named import by_name
 
     gene = load_gene(learngene)
-    network = models.build(models.spec_of(arch, num_classes=classes, width=width, family=family), seed)
+    network = by_name(arch, classes, width=width, family=family, seed=seed)
     report = inherit_(network, gene)
     try:
         storage.publish(out, save({name: tensor.contiguous() for name, tensor in network.state_dict().items()}))
@@ -83,13 +90,21 @@ def inherit(
     if json_:
         print_json({"descendant": str(out), **report.to_json()})
         return
-    table = Table("group", "channels", "kept", "inherited", "zero-filled", "fresh", title=f"{arch}: {out}")
+    table = Table(
+        title=f"{arch}: {out}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
+    for column in ("unit", "takes", "circuit", "inherited", "zero", "identity", "fresh"):
+        table.add_column(column, justify="left" if column in ("unit", "takes") else "right", no_wrap=True)
     for group in report.groups:
-        row = (group.channels, group.kept, group.inherited, group.zero_filled, group.fresh)
-        table.add_row(group.group, *(f"{value:,}" for value in row))
-    table.add_row("head", "", "", "0", "0", f"{report.head:,}")
-    table.add_row("all", "", "", f"{report.inherited:,}", f"{report.zero_filled:,}", f"{report.fresh:,}")
+        row = (group.inherited, group.zero_filled, group.identity, group.fresh)
+        circuit = f"{group.kept}/{group.channels}" if group.kept else ""
+        table.add_row(group.group, group.of or ("carries on" if group.kept else ""), circuit, *map("{:,}".format, row))
+    table.add_row("head", "", "", "0", "0", "0", f"{report.head:,}")
+    totals = (report.inherited, report.zero_filled, report.identity, report.fresh)
+    table.add_row("all", "", "", *map("{:,}".format, totals))
     Console().print(table)
+    for note in report.notes:
+        print(note)
     print(f"{report.share:.1%} of the parameters are inherited")
 
 

@@ -10,6 +10,7 @@ import torch
 from gtl.errors import ConfigError
 from gtl.layout import ChannelLayout
 from gtl.models import resnet, vgg
+from gtl.models.backbone import Backbone, Block, Unit, backbone_of, register
 from gtl.models.base import MAX_WIDTH, ArchSpec, ConvNet
 from gtl.models.resnet import ResNet12
 from gtl.models.vgg import VGG11
@@ -18,11 +19,16 @@ __all__ = [
     "FAMILIES",
     "VGG11",
     "ArchSpec",
+    "Backbone",
+    "Block",
     "ConvNet",
     "Family",
     "ResNet12",
+    "Unit",
+    "backbone_of",
     "build",
     "gene_layout",
+    "register",
     "resnet12",
     "spec_of",
     "vgg11",
@@ -31,17 +37,25 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Family:
-    """One registered architecture: how to build it, its layout, and its named width families at multiplier 1."""
+    """One registered architecture: how to build it, its layout, width families at multiplier 1, and its backbone."""
 
     network: Callable[[ArchSpec], ConvNet]
     layout: Callable[[Mapping[str, int], int], ChannelLayout]
     base_widths: Mapping[str, Mapping[str, int]]
+    backbone: Backbone
 
 
 FAMILIES: dict[str, Family] = {
-    "vgg11": Family(VGG11, vgg.vgg11_layout, {"64-128-256-512": vgg.WIDTHS}),
-    "resnet12": Family(ResNet12, resnet.resnet12_layout, {name: resnet.stage_widths(name) for name in resnet.FAMILIES}),
+    "vgg11": Family(VGG11, vgg.vgg11_layout, {"64-128-256-512": vgg.WIDTHS}, vgg.BACKBONE),
+    "resnet12": Family(
+        ResNet12,
+        resnet.resnet12_layout,
+        {name: resnet.stage_widths(name) for name in resnet.FAMILIES},
+        resnet.BACKBONE,
+    ),
 }
+register(VGG11, lambda network: vgg.BACKBONE)
+register(ResNet12, lambda network: resnet.BACKBONE)
 
 
 def spec_of(arch: str, *, num_classes: int, width: float = 1.0, family: str = "64-128-256-512") -> ArchSpec:

@@ -13,11 +13,21 @@ from torch import nn
 from torch.nn import functional as F
 
 from gtl.layout import ChannelLayout
+from gtl.models.backbone import Backbone, Block, Unit
 from gtl.models.base import IMAGE_CHANNELS, ArchSpec, ConvNet, ConvNormUnit, LayoutBuilder, conv_kernels
 
 FAMILIES = {"64-128-256-512": (64, 128, 256, 512), "64-160-320-640": (64, 160, 320, 640)}
 PARTS = ("a", "b", "out")
 SLOPE = 0.1
+
+
+def _stage(stage: str) -> Block:
+    units = tuple(Unit(f"{stage}.{part}.conv", f"{stage}.{part}.norm", f"{stage}.{part}") for part in PARTS)
+    shortcut = Unit(f"{stage}.out.shortcut", f"{stage}.out.shortcut_norm", f"{stage}.out")
+    return Block(units, residual=True, shortcut=shortcut)
+
+
+BACKBONE = Backbone(tuple((_stage(f"stage{i}"),) for i in range(1, 5)), slope=SLOPE)
 
 
 def stage_widths(family: str) -> dict[str, int]:

@@ -10,11 +10,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from gtl.layout import ChannelLayout
+from gtl.models.backbone import Backbone, Block, Unit
 from gtl.models.base import IMAGE_CHANNELS, ArchSpec, ConvNet, ConvNormUnit, LayoutBuilder
 
 WIDTHS = {f"conv{i}": width for i, width in enumerate((64, 128, 256, 256, 512, 512, 512, 512), start=1)}
 # Max-pooling follows these groups. Global average pooling takes the place of the fifth, so 28 x 28 images fit too.
 POOLED = ("conv1", "conv2", "conv4", "conv6")
+LEVELS = (("conv1",), ("conv2",), ("conv3", "conv4"), ("conv5", "conv6"), ("conv7", "conv8"))
+BACKBONE = Backbone(
+    tuple(tuple(Block((Unit(f"{group}.conv", f"{group}.norm", group),)) for group in level) for level in LEVELS)
+)
 
 
 def vgg11_layout(widths: Mapping[str, int], num_classes: int) -> ChannelLayout:
