@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -208,3 +210,16 @@ def test_wrong_declarations_name_what_is_wrong() -> None:
 def test_a_first_kernel_that_is_too_small_is_refused() -> None:
     with pytest.raises(GeneMismatchError, match=r"body\.0, the first convolution .* cannot hold conv1"):
         gtl.inherit(Chain(((9,), (9,)), kernel=1), make_gene())
+
+
+def test_the_examples_of_the_documentation_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "docs/inheritance.md").read_text("utf-8")
+    examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    make_gene("vgg11", seed=3).save("gene.safetensors")
+    names: dict[str, object] = {}
+    for example in examples:
+        exec(example, names)
+    assert len(examples) == 2 and isinstance(names["report"], gtl.InheritReport) and names["report"].inherited > 0
+    network = names["small_resnet18"](4)  # type: ignore[operator]
+    assert gtl.inherit(network, make_gene("vgg11", seed=3)).groups[0].of == "conv1"
