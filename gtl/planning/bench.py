@@ -106,8 +106,10 @@ def bench(world: World, say: Callable[[str], None] = lambda text: None) -> list[
 def undisturbed_ancestor(paces: Sequence[Pace]) -> list[Pace]:
     """The same, with the ancestor's time as the way with the fewest workers found it: in a run, too, it has all cores."""
     alone = min(paces, key=lambda pace: pace.way.workers).calibration
-    times = {"ancestor_once": alone.ancestor_once, "ancestor_step": alone.ancestor_step}
-    return [replace(pace, calibration=replace(pace.calibration, **times)) for pace in paces]
+    once, step = alone.ancestor_once, alone.ancestor_step
+    return [
+        replace(pace, calibration=replace(pace.calibration, ancestor_once=once, ancestor_step=step)) for pace in paces
+    ]
 
 
 def pace(way: Way, world: World, workers: Sequence[Calibration], peak: float) -> Pace:
