@@ -49,6 +49,26 @@ class Evaluator(Protocol):
         ...
 
 
+class AroundEvaluator:
+    """Base of evaluators that decide what another one evaluates; all else is that one's.
+
+    Args:
+        evaluator: does the work.
+    """
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self._evaluator = evaluator
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """Of what computes."""
+        return self._evaluator.versions
+
+    def call(self, function: Callable[..., T], *args: Any) -> T:
+        """Passed on, and not remembered."""
+        return self._evaluator.call(function, *args)
+
+
 class InProcessEvaluator:
     """Evaluates one job, or one pack of lives, after the other in this process."""
 

@@ -10,23 +10,22 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 from gtl import storage
 from gtl.individual import Evaluation, Job, Outcome, Status
-from gtl.population.evaluator import Evaluator
+from gtl.population.evaluator import AroundEvaluator, Evaluator
 from gtl.population.packs import Pack, packs
 from gtl.population.store import RunStore
 
 FILE = "outcomes.jsonl"
 SYNC_EVERY = 1.0  # seconds; a kill loses no line at all, a power cut those of the last second
 KEPT = (Status.OK, Status.DIVERGED)  # the others may have been the machine's fault: a resumed run tries them again
-T = TypeVar("T")
 
 
-class RememberingEvaluator:
+class RememberingEvaluator(AroundEvaluator):
     """Evaluates what is not finished yet with `evaluator`, and remembers it.
 
     Lives that are trained at once count together: where one of a pack is not finished, all of it is evaluated again, or
@@ -39,19 +38,10 @@ class RememberingEvaluator:
     """
 
     def __init__(self, evaluator: Evaluator, store: RunStore, pack: int = 1) -> None:
-        self._evaluator = evaluator
+        super().__init__(evaluator)
         self._path = store.path / FILE
         self._blobs = store.blobs
         self._pack = pack
-
-    @property
-    def versions(self) -> Mapping[str, str]:
-        """Of what computes."""
-        return self._evaluator.versions
-
-    def call(self, function: Callable[..., T], *args: Any) -> T:
-        """Not remembered."""
-        return self._evaluator.call(function, *args)
 
     def evaluate(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
         """Outcomes: first those that were finished before, then the others as they arrive.

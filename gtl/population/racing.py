@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, TypeVar
 
 from gtl.evolution.racing import rounds, winners
 from gtl.individual import Evaluation, Job, Outcome, Status
 from gtl.life import World
-from gtl.population.evaluator import Evaluator
+from gtl.population.evaluator import AroundEvaluator, Evaluator
 
 NOTHING = Evaluation(Status.OK)  # what was spent before the first heat
-T = TypeVar("T")
 
 
-class RacingEvaluator:
+class RacingEvaluator(AroundEvaluator):
     """Races jobs that live (``evolution.racing``); without heats, and for all other jobs, it is the evaluator given.
 
     A heat is the same job with fewer steps and a whole schedule over them, so its gene is annealed and as valid as any.
@@ -30,18 +28,9 @@ class RacingEvaluator:
     """
 
     def __init__(self, evaluator: Evaluator, world: World) -> None:
-        self._evaluator = evaluator
+        super().__init__(evaluator)
         self._config = world.config
         self._layout = world.layout
-
-    @property
-    def versions(self) -> Mapping[str, str]:
-        """Of what computes."""
-        return self._evaluator.versions
-
-    def call(self, function: Callable[..., T], *args: Any) -> T:
-        """Passed on."""
-        return self._evaluator.call(function, *args)
 
     def evaluate(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
         """One outcome for every job: as they arrive, but lives not before they are out or have lived in full."""

@@ -8,14 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from pico import job, random_genotype, stir
 
+from gtl import engine
+from gtl.config import Config
 from gtl.individual import Job, Outcome, ParentGene
 from gtl.life import World
 from gtl.lineage import read_rows
 from gtl.models import build
-from gtl.population.evaluator import Evaluator, InProcessEvaluator
+from gtl.population.evaluator import AroundEvaluator, Evaluator, InProcessEvaluator
 from gtl.population.manager import Manager
 from gtl.population.observer import Observer
 from gtl.population.retry import Call
@@ -51,22 +54,15 @@ def told(outcomes: Iterable[Outcome]) -> dict[str, Outcome]:
     return found
 
 
-class Watched:
+class Watched(AroundEvaluator):
     """An evaluator that keeps what it was asked for, and can stop before a job, or give its outcomes in another order."""
 
     def __init__(self, evaluator: Evaluator, stop_after: int | None = None, shuffle: int | None = None) -> None:
-        self._evaluator = evaluator
+        super().__init__(evaluator)
         self._left = stop_after
         self._shuffle = shuffle
         self.rounds: list[list[Job]] = []
         self.done: list[Job] = []
-
-    @property
-    def versions(self) -> Mapping[str, str]:
-        return self._evaluator.versions
-
-    def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        return self._evaluator.call(function, *args)
 
     def evaluate(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
         jobs = list(jobs)
@@ -128,6 +124,17 @@ class Stopping(Observer):
 
     def generation(self, manager: Manager) -> None:
         assert self.counts[-1][0] == self.counts[-1][1], "every job is told once"
+
+
+def evolved_with_stops(config: Config, run: Path, moments: Iterable[str]) -> None:
+    """Evolve in one process, stopped after each of these individuals and resumed, to the end."""
+    for number, moment in enumerate(moments):
+        with pytest.raises(StoppedError):
+            if number == 0:
+                engine.evolve(config, run, workers=1, observer=Stopping(moment))
+            else:
+                engine.resume(run, workers=1, observer=Stopping(moment))
+    engine.resume(run, workers=1)
 
 
 def journal(run: Path) -> list[dict[str, Any]]:

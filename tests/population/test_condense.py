@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from gtl.life import World
 from gtl.lineage import Lineage
 from gtl.population.blobs import BlobStore
 from gtl.population.condense import condense, shares
-from gtl.population.evaluator import InProcessEvaluator
+from gtl.population.evaluator import AroundEvaluator, InProcessEvaluator
 from gtl.population.founding import Ancestor
 from gtl.population.manager import Manager
 
@@ -82,22 +82,15 @@ def test_the_best_finalist_becomes_the_learngene(exponent: float) -> None:
     assert learngene.provenance["images"] == {"ancestor": 0, "lives": 4 * 24, "total": 4 * 24}
 
 
-@dataclass
-class Sabotaged:
+class Sabotaged(AroundEvaluator):
     """An evaluator under which all but one of the jobs fail (or all)."""
 
-    evaluator: InProcessEvaluator
-    spared: str
-
-    @property
-    def versions(self) -> Mapping[str, str]:
-        return self.evaluator.versions
-
-    def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        return self.evaluator.call(function, *args)
+    def __init__(self, evaluator: InProcessEvaluator, spared: str) -> None:
+        super().__init__(evaluator)
+        self.spared = spared
 
     def evaluate(self, jobs: Iterable[Job]) -> Iterator[Outcome]:
-        for outcome in self.evaluator.evaluate(jobs):
+        for outcome in self._evaluator.evaluate(jobs):
             if outcome.individual == self.spared:
                 yield outcome
             else:

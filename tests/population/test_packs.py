@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from living import LocalPool, StoppedError, Stopping, Watched, generation, in_process, journal, told
+from living import LocalPool, Stopping, Watched, evolved_with_stops, generation, in_process, journal, told
 from pico import ARCHS, job
 from pico import world as pico_world
 from run_files import create
@@ -266,13 +266,7 @@ def packed_with(run: Path) -> list[float | None]:
 
 def test_a_packed_run_is_the_same_run_when_resumed(undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    for number, moment in enumerate(("g0002-i0000", "g0002-i0001", "g0002-i0002", "g0003-i0003")):
-        with pytest.raises(StoppedError):
-            if number == 0:
-                engine.evolve(tiny_packs(), run, workers=1, observer=Stopping(moment))
-            else:
-                engine.resume(run, workers=1, observer=Stopping(moment))
-    engine.resume(run, workers=1)
+    evolved_with_stops(tiny_packs(), run, ("g0002-i0000", "g0002-i0001", "g0002-i0002", "g0003-i0003"))
     assert (run / LEARNGENE).read_bytes() == (undisturbed / LEARNGENE).read_bytes()
     assert journal(run) == journal(undisturbed)
     assert sorted(map(str, packed_with(run))) == ["2", "2", "2", "2", "None", "None"], "five lives, one survivor"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from living import LocalPool, StoppedError, Stopping, Watched, generation, in_process, journal, told
+from living import LocalPool, Stopping, Watched, evolved_with_stops, generation, in_process, journal, told
 from pico import job
 from pico import world as pico_world
 from run_files import create
@@ -211,13 +211,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_that_races_is_the_same_run_when_resumed(undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     lives = [f"g0002-i000{n}" for n in range(5)]
-    for number, moment in enumerate(lives):  # losers' outcomes come between the rounds, winners' within the last
-        with pytest.raises(StoppedError):
-            if number == 0:
-                engine.evolve(tiny_race(), run, workers=1, observer=Stopping(moment))
-            else:
-                engine.resume(run, workers=1, observer=Stopping(moment))
-    engine.resume(run, workers=1)
+    evolved_with_stops(tiny_race(), run, lives)  # losers' outcomes come between the rounds, winners' within the last
     assert (run / LEARNGENE).read_bytes() == (undisturbed / LEARNGENE).read_bytes()
     assert journal(run) == journal(undisturbed)
     lived = Counter(row["metrics"].get("steps") for row in journal(run) if row["event"] == "evaluation")
