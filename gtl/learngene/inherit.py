@@ -130,7 +130,6 @@ def inherit(network: nn.Module, learngene: Learngene, backbone: Backbone | None 
                 roles += torch.bincount(placement.roles[name].flatten(), minlength=len(Role))
             counted.update(names)
             kinds = {kind.name.lower(): int(roles[kind]) for kind in Role}
-            kinds["zero_filled"] = kinds.pop("zero")
             groups.append(GroupReport(unit.label, place.channels, len(place.rows), place.of, **kinds))
     rest = sum(roles.numel() for name, roles in placement.roles.items() if name not in counted)
     arch = getattr(getattr(network, "spec", None), "arch", type(network).__name__)

@@ -29,7 +29,7 @@ class Role(IntEnum):
 
     FRESH = 0
     INHERITED = 1
-    ZERO = 2  # so that the circuit's channels hear nothing but the circuit
+    ZERO_FILLED = 2  # so that the circuit's channels hear nothing but the circuit
     IDENTITY = 3  # carries the circuit on
 
 
@@ -246,12 +246,12 @@ class Placement:
         inner, outer = values.shape[-1], weight.shape[-1]
         at = (outer - inner) // 2
         window = slice(at, at + inner)
-        for target, fill, content in ((weight, 0.0, values.to(weight)), (roles, Role.ZERO, role)):
+        for target, fill, content in ((weight, 0.0, values.to(weight)), (roles, Role.ZERO_FILLED, role)):
             target[rows] = fill
             target[rows[:, None], columns[None, :], window, window] = content
         if f"{unit.conv}.bias" in self.state:
             self.state[f"{unit.conv}.bias"][rows] = 0.0
-            self.roles[f"{unit.conv}.bias"][rows] = Role.ZERO
+            self.roles[f"{unit.conv}.bias"][rows] = Role.ZERO_FILLED
 
     def _write_norm(self, unit: Unit, rows: torch.Tensor, values: Mapping[str, torch.Tensor], role: Role) -> None:
         for kind, value in values.items():
@@ -262,4 +262,4 @@ class Placement:
 
     def _silence(self, unit: Unit, rows: torch.Tensor) -> None:
         zeros = torch.zeros(len(rows))
-        self._write_norm(unit, rows, {"weight": zeros, "bias": zeros}, Role.ZERO)
+        self._write_norm(unit, rows, {"weight": zeros, "bias": zeros}, Role.ZERO_FILLED)

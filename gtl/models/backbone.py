@@ -78,12 +78,12 @@ class Backbone:
         Raises:
             ConfigError: a name that the network does not have, another kind of module, or channels that do not meet.
         """
-        width = 3
+        width, modules = 3, dict(network.named_modules())
         for _, block in self.blocks:
             entering = width
             for unit in block.units:
-                width = _width(network, unit, width)
-            if block.shortcut is not None and _width(network, block.shortcut, entering) != width:
+                width = _width(modules, unit, width)
+            if block.shortcut is not None and _width(modules, block.shortcut, entering) != width:
                 raise ConfigError(
                     f"{block.shortcut.conv} gives other channels than {block.units[-1].conv}, which it joins"
                 )
@@ -124,13 +124,12 @@ def backbone_of(network: nn.Module) -> Backbone:
     )
 
 
-def _width(network: nn.Module, unit: Unit, inputs: int) -> int:
+def _width(modules: Mapping[str, nn.Module], unit: Unit, inputs: int) -> int:
     """Channels that a unit gives.
 
     Raises:
         ConfigError: it is not what it was declared to be.
     """
-    modules: Mapping[str, nn.Module] = dict(network.named_modules())
     conv, norm = modules.get(unit.conv), modules.get(unit.norm)
     if not isinstance(conv, nn.Conv2d) or conv.groups != 1:
         raise ConfigError(

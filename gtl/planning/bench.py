@@ -18,7 +18,7 @@ from gtl.life import World
 from gtl.machine import cores
 from gtl.models import ArchSpec, build
 from gtl.planning.calibration import Calibration, calibrate_apart
-from gtl.training import Compute, fast_bfloat16, pick_compute, resolve_compute
+from gtl.training import Compute, cpu_threads, fast_bfloat16, pick_compute
 from gtl.tuning import MemoryFormat, Precision
 
 MATRIX = {"cpu": 2048, "cuda": 8192}  # rows of the square matrices that the peak is measured with
@@ -138,11 +138,8 @@ def step_flops(world: World, batch: int) -> int:
 
 def peak_flops_with(section: ComputeSection) -> float:
     """`peak_flops` of a section's device, precision and threads; this process keeps its own number of threads."""
-    threads = torch.get_num_threads()
-    try:
-        return peak_flops(resolve_compute(section))
-    finally:
-        torch.set_num_threads(threads)
+    with cpu_threads(section.threads):
+        return peak_flops(pick_compute(section))
 
 
 @torch.no_grad()
