@@ -27,8 +27,8 @@ from gtl.config_file import changed_config
 from gtl.fewshot import fine_tune
 from gtl.individual import Job, ParentGene
 from gtl.learngene.artifact import Learngene
-from gtl.learngene.baselines import gene_start
 from gtl.learngene.evidence import config_of
+from gtl.learngene.starts import gene_start
 from gtl.life import World, evaluate
 from gtl.seeds import derive, rng
 from gtl.stats import paired_difference
@@ -121,8 +121,8 @@ def life_and_descendants(gene: Learngene, world: World, way: Way, seed: int) -> 
     accuracies = []
     for number in range(DESCENDANTS):
         fit, test = world.val.draw_per_class(rng(seed, "neutrality", number), section.shots[0], section.test_images)
-        curve = fine_tune(start, fit, test, section, RATE, derive(seed, "descendant", number), CPU, moments=())
-        accuracies.append(curve[-1][1])
+        found = fine_tune(start, fit, test, section, RATE, derive(seed, "descendant", number), CPU, moments=())
+        accuracies.append(found.accuracy)
     return evaluation.fitness, sum(accuracies) / len(accuracies)
 
 

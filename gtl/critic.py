@@ -111,6 +111,19 @@ def nearest_class_mean(fit: torch.Tensor, labels: torch.Tensor, score: torch.Ten
     return torch.cdist(score, means).argmin(1)
 
 
+NEIGHBOURS = 5
+
+
+def k_nearest(fit: torch.Tensor, labels: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
+    """Labels ``(M,)`` by vote of the nearest of `fit`: 5, or as many as a class has (cosine similarity, weighted by it)."""
+    similarity = F.normalize(score, dim=1) @ F.normalize(fit, dim=1).T
+    count = min(NEIGHBOURS, int(torch.bincount(labels).max()))
+    nearest = similarity.topk(count, dim=1)
+    votes = torch.zeros(len(score), int(labels.max()) + 1, dtype=similarity.dtype, device=score.device)
+    votes.scatter_add_(1, labels[nearest.indices], nearest.values + 1.0)  # cosines may be negative, votes are not
+    return votes.argmax(1)
+
+
 def _ridge(gene: Gene, task: CriticTask, section: CriticSection, seed: int, compute: Compute) -> float:
     network = gene.network
     fit, score = pooled_features(network, task.fit, compute), pooled_features(network, task.score, compute)

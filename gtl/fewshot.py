@@ -2,24 +2,26 @@
 
 A *start* is a way to make a newborn network. Its learning rate is chosen on validation classes, its result is measured
 on novel classes, and every start meets the same images with the same seeds, so differences are paired.
+
+A descendant is a pure function of an `Arena` and a `Trial`, so trials may run anywhere and in any order (`gtl.trials`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from gtl.config import FewShotSection
-from gtl.critic import last_features, nearest_class_mean
+from gtl.critic import k_nearest, last_features, nearest_class_mean
 from gtl.data.episodes import Episode, episodes_digest, sample_episodes
 from gtl.data.images import ImageSet, refuse_novel
 from gtl.models import ConvNet
 from gtl.seeds import derive, rng
 from gtl.stats import Estimate, estimate, paired_difference
-from gtl.training import Compute, Progress, accuracy, train
+from gtl.training import Compute, Progress, accuracy, hits, train
 
 # A start: number of classes and a seed -> a newborn network.
 Start = Callable[[int, int], ConvNet]
@@ -32,6 +34,96 @@ CURVE = (1 / 8, 1 / 3)  # shares of the training after which accuracy is measure
 
 
 @dataclass(frozen=True)
+class Trial:
+    """One descendant to be trained and tested.
+
+    Attributes:
+        purpose: ``rate``: to choose a learning rate on validation classes, only the end is measured; ``novel``: the
+            comparison itself, with its learning curve.
+        start: name of the start.
+        shots: training images a class.
+        learning_rate: of the fine-tuning.
+        number: of the repetition; the same number means the same images and seeds for every start.
+    """
+
+    purpose: Literal["rate", "novel"]
+    start: str
+    shots: int
+    learning_rate: float
+    number: int
+
+    def __str__(self) -> str:
+        aim = f"learning rate {self.learning_rate:g}, " if self.purpose == "rate" else ""
+        return f"{self.start}, {self.shots} shots, {aim}seed {self.number + 1}"
+
+
+@dataclass(frozen=True)
+class Descendant:
+    """What became of a descendant.
+
+    Attributes:
+        curve: (training step, accuracy), from birth to the end; only the end where nothing else was asked for.
+        by_class: accuracy at the end on each class, in the order of the classes.
+    """
+
+    curve: tuple[tuple[int, float], ...]
+    by_class: tuple[float, ...]
+
+    @property
+    def accuracy(self) -> float:
+        """Accuracy at the end."""
+        return self.curve[-1][1]
+
+
+@dataclass(frozen=True, eq=False)
+class Arena:
+    """All that a trial depends on besides itself.
+
+    Attributes:
+        starts: by name.
+        images: what descendants learn and are tested on.
+        section: the protocol; its seeds, shots and learning rates are the trials'.
+        seed: of all draws.
+        compute: where.
+    """
+
+    starts: Mapping[str, Start]
+    images: ImageSet
+    section: FewShotSection
+    seed: int
+    compute: Compute
+
+    def trial(self, trial: Trial) -> Descendant:
+        """Draw the images, bear the descendant, train it and test it.
+
+        Raises:
+            DataError: a class has too few images.
+        """
+        choosing = trial.purpose == "rate"
+        left = min(self.images.class_counts.values()) - trial.shots
+        tests = max(1, min(self.section.test_images, left)) if choosing else self.section.test_images
+        draw = rng(self.seed, "rate" if choosing else "novel images", trial.shots, trial.number)
+        fit, test = self.images.draw_per_class(draw, trial.shots, tests)
+        seed = derive(self.seed, trial.purpose, trial.number)
+        moments = () if choosing else CURVE
+        start = self.starts[trial.start]
+        return fine_tune(start, fit, test, self.section, trial.learning_rate, seed, self.compute, moments)
+
+
+# Runs trials, in any order and anywhere, and gives back what became of them in the order asked for.
+Run = Callable[[Arena, Sequence[Trial], Advance], list[Descendant]]
+
+
+def run_here(arena: Arena, trials: Sequence[Trial], advance: Advance) -> list[Descendant]:
+    """One trial after the other, in this process."""
+    found = []
+    for trial in trials:
+        found.append(arena.trial(trial))
+        advance(str(trial))
+    return found
+
+
+@dataclass(frozen=True)
 class StartResult:
     """What one start gave.
 
@@ -40,6 +132,7 @@ class StartResult:
         shots: training images a class.
         learning_rate: chosen on validation classes.
         accuracies: one per seed, on novel classes.
+        by_class: for each seed the accuracy on every class.
         gain: paired difference to scratch; None for scratch itself.
         curve: (training step, mean accuracy over the seeds), from birth to the end.
     """
@@ -48,6 +141,7 @@ class StartResult:
     shots: int
     learning_rate: float
     accuracies: tuple[float, ...]
+    by_class: tuple[tuple[float, ...], ...]
     accuracy: Estimate
     gain: Estimate | None
     curve: tuple[tuple[int, float], ...]
@@ -59,6 +153,7 @@ class StartResult:
             "shots": self.shots,
             "learning_rate": self.learning_rate,
             "accuracies": list(self.accuracies),
+            "by_class": [[round(value, 6) for value in row] for row in self.by_class],
             "accuracy": self.accuracy.to_json(),
             "gain": None if self.gain is None else self.gain.to_json(),
             "curve": [list(point) for point in self.curve],
@@ -67,9 +162,14 @@ class StartResult:
 
 @dataclass(frozen=True)
 class InstinctResult:
-    """Nearest-class-mean accuracy of newborns that never trained, over episodes (sampler interval)."""
+    """Accuracy of newborns that never trained, over episodes (sampler interval).
+
+    Attributes:
+        method: how features become classes: ``nearest class mean`` or ``k nearest neighbours``.
+    """
 
     start: str
+    method: str
     n_way: int
     n_shot: int
     accuracy: Estimate
@@ -89,14 +189,14 @@ def fine_tune(
     seed: int,
     compute: Compute,
     moments: Sequence[float] = CURVE,
-) -> list[tuple[int, float]]:
-    """(step, accuracy on `test`) of a descendant born from `start` while it trains on `fit`: its learning curve.
+) -> Descendant:
+    """A descendant born from `start`, trained on `fit` and tested on `test`.
 
     Args:
         moments: shares of the training after which accuracy is measured, besides birth and end. Empty: only the end.
 
     Returns:
-        The last entry is the result. Training that diverges scores chance.
+        Training that diverges scores chance.
     """
     network = start(fit.n_classes, derive(seed, "newborn"))
     recipe = section.training.model_copy(update={"learning_rate": learning_rate})
@@ -110,8 +210,13 @@ def fine_tune(
 
     seed = derive(seed, "fine-tune")
     result = train(network, fit, recipe, steps=section.steps, seed=seed, compute=compute, on_epoch=on_epoch)
-    curve.append((section.steps, accuracy(network, test, compute) if result.finite else 1.0 / fit.n_classes))
-    return curve
+    if not result.finite:
+        chance = 1.0 / fit.n_classes
+        return Descendant((*curve, (section.steps, chance)), (chance,) * fit.n_classes)
+    right, labels = hits(network, test, compute).cpu(), test.labels.cpu()
+    counts = torch.bincount(labels, minlength=test.n_classes)
+    by_class = torch.bincount(labels[right], minlength=test.n_classes) / counts
+    return Descendant((*curve, (section.steps, int(right.sum()) / len(labels))), tuple(by_class.tolist()))
 
 
 def choose_rates(
@@ -122,6 +227,7 @@ def choose_rates(
     compute: Compute,
     *,
     advance: Advance = lambda message: None,
+    run: Run = run_here,
 ) -> Rates:
     """For every start and number of shots, the learning rate whose descendants do best on validation classes.
 
@@ -130,23 +236,20 @@ def choose_rates(
         DataError: a validation class has too few images.
     """
     refuse_novel(val, "the choice of learning rates")
-    rates: Rates = {}
-    for shots in section.shots:
-        test_images = max(1, min(section.test_images, min(val.class_counts.values()) - shots))
-        for name, start in starts.items():
-            means = []
-            for rate in section.learning_rates if len(section.learning_rates) > 1 else ():
-                found = []
-                for number in range(SELECTION_SEEDS):
-                    fit, test = val.draw_per_class(rng(seed, "rate", shots, number), shots, test_images)
-                    curve = fine_tune(
-                        start, fit, test, section, rate, derive(seed, "rate", number), compute, moments=()
-                    )
-                    found.append(curve[-1][1])
-                means.append(sum(found) / len(found))
-            best = max(range(len(means)), key=means.__getitem__) if means else 0
-            rates[name, shots] = section.learning_rates[best]
-            advance(f"learning rate of {name} for {shots} shots: {rates[name, shots]}")
+    candidates = section.learning_rates
+    asked = [(name, shots) for shots in section.shots for name in starts]
+    if len(candidates) == 1:
+        return dict.fromkeys(asked, candidates[0])
+    numbers = range(SELECTION_SEEDS)
+    trials = [Trial("rate", name, shots, rate, n) for name, shots in asked for rate in candidates for n in numbers]
+    found = run(Arena(starts, val, section, seed, compute), trials, advance)
+    sums: dict[tuple[str, int], dict[float, float]] = {}
+    for trial, descendant in zip(trials, found, strict=True):
+        of = sums.setdefault((trial.start, trial.shots), dict.fromkeys(candidates, 0.0))
+        of[trial.learning_rate] += descendant.accuracy
+    rates = {key: max(candidates, key=of.__getitem__) for key, of in sums.items()}
+    for (name, shots), rate in rates.items():
+        advance(f"learning rate of {name} for {shots} shots: {rate}")
     return rates
 
 
@@ -159,6 +262,7 @@ def compare_starts(
     compute: Compute,
     *,
     advance: Advance = lambda message: None,
+    run: Run = run_here,
 ) -> list[StartResult]:
     """Train descendants of every start on the novel classes, with the same images, seeds and budget.
 
@@ -169,20 +273,23 @@ def compare_starts(
     Raises:
         DataError: a class has too few images for the shots and test images asked for.
     """
+    names = sorted(starts, key=lambda name: name != SCRATCH)  # scratch first
+    asked = [(name, shots) for shots in section.shots for name in names]
+    trials = [
+        Trial("novel", n, shots, rates[n, shots], number) for n, shots in asked for number in range(section.seeds)
+    ]
+    descendants = iter(run(Arena(starts, novel, section, seed, compute), trials, advance))
     results = []
-    for shots in section.shots:
-        baseline: tuple[float, ...] = ()
-        for name in sorted(starts, key=lambda name: name != SCRATCH):  # scratch first
-            curves = []
-            for number in range(section.seeds):
-                fit, test = novel.draw_per_class(rng(seed, "novel images", shots, number), shots, section.test_images)
-                rate = rates[name, shots]
-                curves.append(fine_tune(starts[name], fit, test, section, rate, derive(seed, "novel", number), compute))
-                advance(f"{name}, {shots} shots, seed {number + 1} of {section.seeds}")
-            found = tuple(curve[-1][1] for curve in curves)
-            baseline = found if name == SCRATCH else baseline
-            gain = None if name == SCRATCH else paired_difference(found, baseline)
-            results.append(StartResult(name, shots, rate, found, estimate(found), gain, _mean_curve(curves)))
+    baseline: tuple[float, ...] = ()
+    for name, shots in asked:
+        found = [next(descendants) for _ in range(section.seeds)]
+        reached = tuple(descendant.accuracy for descendant in found)
+        baseline = reached if name == SCRATCH else baseline
+        gain = None if name == SCRATCH else paired_difference(reached, baseline)
+        by_class = tuple(descendant.by_class for descendant in found)
+        curve = _mean_curve([descendant.curve for descendant in found])
+        rate = rates[name, shots]
+        results.append(StartResult(name, shots, rate, reached, by_class, estimate(reached), gain, curve))
     return results
 
 
@@ -204,21 +311,30 @@ def instinct(
     seed: int,
     compute: Compute,
 ) -> list[InstinctResult]:
-    """N-way K-shot nearest-class-mean episodes on the frozen features of newborns: what a network can do unlearned."""
+    """N-way K-shot episodes on the frozen features of newborns: what a network can do without any learning.
+
+    Every start meets the same episodes twice: by nearest class mean, and by k nearest neighbours.
+    """
     listed = sample_episodes(images, n_way, n_shot, n_query, episodes, derive(seed, "episodes"))
     digest = episodes_digest(listed)
     results = []
     for name, start in starts.items():
         features = last_features(start(n_way, derive(seed, "newborn")), images, compute)
-        found = [_episode_accuracy(features, episode) for episode in listed]
-        results.append(InstinctResult(name, n_way, n_shot, estimate(found), digest))
+        for method, classify in CLASSIFIERS.items():
+            found = [_episode_accuracy(features, episode, classify) for episode in listed]
+            results.append(InstinctResult(name, method, n_way, n_shot, estimate(found), digest))
     return results
 
 
-def _episode_accuracy(features: torch.Tensor, episode: Episode) -> float:
+# Features and labels to learn from, features to classify -> labels.
+Classify = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+CLASSIFIERS: dict[str, Classify] = {"nearest class mean": nearest_class_mean, "k nearest neighbours": k_nearest}
+
+
+def _episode_accuracy(features: torch.Tensor, episode: Episode, classify: Classify) -> float:
     support, query = torch.from_numpy(episode.support), torch.from_numpy(episode.query)
     labels = torch.arange(len(support), device=features.device)
     fit = features[support.flatten().to(features.device)]
     score = features[query.flatten().to(features.device)]
-    found = nearest_class_mean(fit, labels.repeat_interleave(support.shape[1]), score)
+    found = classify(fit, labels.repeat_interleave(support.shape[1]), score)
     return float((found == labels.repeat_interleave(query.shape[1])).double().mean())

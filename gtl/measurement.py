@@ -15,7 +15,9 @@ from gtl.errors import DataError
 from gtl.learngene.artifact import Learngene
 from gtl.learngene.evidence import STARTS, Bench, Evidence, config_of
 from gtl.life import World
+from gtl.machine import cores
 from gtl.training import fast_bfloat16, pick_compute
+from gtl.trials import Trials
 from gtl.world import data_request, make_world
 
 
@@ -27,6 +29,7 @@ def measure(
     seeds: int | None = None,
     starts: Sequence[str] = STARTS,
     data_root: Path | None = None,
+    workers: int | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[Evidence]:
     """Few-shot evidence for a gene, one entry per data source. Options left out are the gene's own configuration's.
@@ -37,8 +40,9 @@ def measure(
             that the gene was evolved on.
         shots: training images a class.
         seeds: repetitions.
-        starts: which of STARTS to compare.
+        starts: which of `gtl.learngene.opponents.OPPONENTS` to compare; scratch is always among them.
         data_root: where the data that the gene was evolved on lies, if it has a place.
+        workers: processes that train descendants; by default one a CPU core, or one for a GPU.
         say: called with a line now and then.
 
     Raises:
@@ -60,8 +64,11 @@ def measure(
     tests = [_test_request(request, config, world) for request in requests]
     for request in tests:
         _check_novel(request, config)
-    bench = Bench.prepare(learngene, world, starts, say)
-    return [bench.evidence(request, say) for request in tests]
+    if workers is None:
+        workers = cores() if world.compute.device.type == "cpu" else 1
+    with Trials(workers) as run:
+        bench = Bench.prepare(learngene, world, starts, say, run)
+        return [bench.evidence(request, say) for request in tests]
 
 
 def _compute_here(own: ComputeSection, say: Callable[[str], None]) -> dict[str, Any]:

@@ -309,16 +309,21 @@ def reestimate_norms(network: ConvNet, images: torch.Tensor, compute: Compute) -
 
 
 @torch.no_grad()
-def accuracy(network: ConvNet, images: ImageSet, compute: Compute) -> float:
-    """Share of `images` that the network classifies rightly, in eval mode."""
+def hits(network: ConvNet, images: ImageSet, compute: Compute) -> torch.Tensor:
+    """Which of `images` the network classifies rightly in eval mode: bool ``(N,)`` on the device."""
     place(network, compute)
     network.eval()
     images = images.to(compute.device)
-    right = torch.zeros((), dtype=torch.int64, device=compute.device)
+    found = []
     for pixels, labels in zip(
         torch.split(images.images, compute.eval_batch), torch.split(images.labels, compute.eval_batch), strict=True
     ):
         with compute.context():
             logits = network(to_input(pixels, compute.memory_format))
-        right += (logits.argmax(1) == labels).sum()
-    return float(right) / len(images.labels)
+        found.append(logits.argmax(1) == labels)
+    return torch.cat(found)
+
+
+def accuracy(network: ConvNet, images: ImageSet, compute: Compute) -> float:
+    """Share of `images` that the network classifies rightly, in eval mode."""
+    return int(hits(network, images, compute).sum()) / len(images.labels)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
+from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
@@ -19,6 +22,15 @@ def versions(compute: Compute) -> dict[str, str]:
     found = {"gtl": __version__, "python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
     found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu()
     return found | compute.words
+
+
+@cache
+def code_digest() -> str:
+    """sha256 over the source of everything that trains and tests: what a cached result must have been computed by."""
+    package = Path(__file__).parent
+    files = [package / f"{name}.py" for name in ("fewshot", "training", "phenotype", "surgery", "layout", "seeds")]
+    files += sorted([*(package / "models").glob("*.py"), *(package / "data").glob("[abi]*.py")])
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _cpu() -> str:

@@ -17,6 +17,7 @@ from gtl.critic import (
     Gene,
     criticise,
     draw_tasks,
+    k_nearest,
     last_features,
     nearest_class_mean,
     pooled_features,
@@ -136,6 +137,15 @@ def test_pooled_features_look_at_every_group(val: ImageSet, learned: ConvNet) ->
     plain = torch.cat([F.adaptive_avg_pool2d(a, 2).flatten(1) for a in found.values()], 1)
     torch.testing.assert_close(features, plain)
     torch.testing.assert_close(last_features(learned, some, CPU), found["conv8"].mean((2, 3)))
+
+
+def test_k_nearest_by_hand() -> None:
+    """Three to vote, since a class has three: one close neighbour of class 0 loses to two of class 1 a little farther off."""
+    fit = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [-1.0, 0.1], [0.9, 0.3], [0.9, -0.3], [0.0, -1.0]])
+    labels = torch.tensor([0, 0, 0, 1, 1, 1])
+    score = torch.tensor([[2.0, 0.0], [-3.0, 0.2], [0.0, -0.5]])
+    assert k_nearest(fit, labels, score).tolist() == [1, 0, 1]
+    assert k_nearest(fit[[0, 3]], labels[[0, 3]], score[:1]).tolist() == [0], "one image a class: the nearest"
 
 
 def test_nearest_class_mean_by_hand() -> None:

@@ -1,9 +1,9 @@
-"""gtl inspect, inherit, fewshot: learngenes."""
+"""gtl inspect, inherit, fewshot, compare: learngenes."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from gtl.cli.common import DataRoot, JsonFlag, print_json, say
+from gtl.cli.common import DataRoot, JsonFlag, Overrides, print_json, say
 
 GenePath = Annotated[Path, typer.Argument(help="Learngene file, or the directory of a finished run.")]
 
@@ -108,25 +108,101 @@ def inherit(
     print(f"{report.share:.1%} of the parameters are inherited")
 
 
+LearngeneData = Annotated[
+    str, typer.Option(help="Source of novel classes: NAME or NAME:PATH. The gene's own if left out.")
+]
+Shots = Annotated[str, typer.Option(help="Training images a class, comma-separated. The gene's config if left out.")]
+Seeds = Annotated[int | None, typer.Option(min=2, max=1000, help="Repetitions.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for evidence and pictures; a run keeps them in itself.")]
+TrialWorkers = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=1024, help="Processes that train descendants; by default one a CPU core, or one for a GPU."
+    ),
+]
+
+
 def fewshot(
     learngene: GenePath,
-    data: Annotated[
-        str, typer.Option(help="Source of novel classes: NAME or NAME:PATH. The gene's own if left out.")
-    ] = "",
-    shots: Annotated[
-        str, typer.Option(help="Training images a class, comma-separated. The gene's config if left out.")
-    ] = "",
-    seeds: Annotated[int | None, typer.Option(min=2, max=1000, help="Repetitions.")] = None,
+    data: LearngeneData = "",
+    shots: Shots = "",
+    seeds: Seeds = None,
     starts: Annotated[str, typer.Option(help="Which starts to compare, comma-separated.")] = "",
     data_root: DataRoot = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for evidence and pictures; a run keeps them in itself.")
-    ] = None,
+    workers: TrialWorkers = None,
+    out: Out = None,
     json_: JsonFlag = False,
 ) -> None:
     """What a learngene is worth: descendants from several starts, same images and budget, on novel classes."""
-    from gtl.errors import StorageError
     from gtl.learngene.evidence import STARTS
+
+    names = _split(starts, "--starts") or list(STARTS)
+    _measure(learngene, data, shots, seeds, names, data_root, workers, out, json_)
+
+
+def compare(
+    source: Annotated[Path, typer.Argument(help="Learngene file, run directory, or a configuration to evolve first.")],
+    data: LearngeneData = "",
+    shots: Shots = "",
+    seeds: Seeds = None,
+    starts: Annotated[
+        str, typer.Option(help="Which opponents, comma-separated (docs/compare.md). All by default.")
+    ] = "",
+    set_: Overrides = None,
+    data_root: DataRoot = None,
+    workers: TrialWorkers = None,
+    out: Out = None,
+    json_: JsonFlag = False,
+) -> None:
+    """A learngene against every way of starting that costs as many training images: one table, one picture, one JSON.
+
+    A comparison that was stopped goes on when the same command is given again: finished trainings are kept.
+    """
+    from gtl.errors import ConfigError
+    from gtl.learngene.opponents import OPPONENTS
+
+    names = _split(starts, "--starts") or list(OPPONENTS)
+    if source.suffix in (".yaml", ".yml"):
+        if out is None:
+            raise ConfigError(
+                f"{source} is evolved first: say where the run and the evidence shall lie, with --out DIR"
+            )
+        source = _evolved(source, set_ or (), out / "run", json_)
+    elif set_:
+        raise ConfigError("--set changes a configuration to evolve; a learngene has its own. Leave --set out")
+    _measure(source, data, shots, seeds, names, data_root, workers, out, json_)
+
+
+def _evolved(config: Path, overrides: Sequence[str], run: Path, json_: bool) -> Path:
+    """The run of a configuration: begun, gone on with, or finished before."""
+    from gtl import engine
+    from gtl.cli.live import watching
+    from gtl.config_file import load_config
+    from gtl.population.run import LEARNGENE
+
+    settled = load_config(config, overrides)
+    if not (run / LEARNGENE).exists():
+        with watching(json_mode=json_) as observer:
+            if (run / RUN).exists():
+                engine.resume(run, observer=observer)
+            else:
+                engine.evolve(settled, run, observer=observer)
+    return run
+
+
+def _measure(
+    learngene: Path,
+    data: str,
+    shots: str,
+    seeds: int | None,
+    starts: Sequence[str],
+    data_root: Path | None,
+    workers: int | None,
+    out: Path | None,
+    json_: bool,
+) -> None:
+    """Compare starts, and print and write what came out."""
+    from gtl.errors import StorageError
     from gtl.measurement import measure
     from gtl.report.card import shown_command
     from gtl.report.run import EVIDENCE, FEWSHOT, free_folder, write_evidence
@@ -141,8 +217,9 @@ def fewshot(
         data,
         shots=[int(item) for item in _split(shots, "--shots")],
         seeds=seeds,
-        starts=_split(starts, "--starts") or STARTS,
+        starts=starts,
         data_root=data_root or _root_of_run(learngene),
+        workers=workers,
         say=say,
     )
     document: dict[str, Any] = {"command": command, **evidence.to_json()}
@@ -158,7 +235,7 @@ def fewshot(
 
 RUN = "run.json"  # what makes a folder a run
 
-COMMANDS: tuple[Callable[..., None], ...] = (inspect, inherit, fewshot)
+COMMANDS: tuple[Callable[..., None], ...] = (inspect, inherit, fewshot, compare)
 
 
 def load_gene(path: Path) -> Any:

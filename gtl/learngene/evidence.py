@@ -7,23 +7,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from gtl.config import Config
 from gtl.data.request import DataRequest
 from gtl.data.sources import load
-from gtl.errors import DataError, LearngeneError
+from gtl.errors import LearngeneError
 from gtl.fewshot import (
     SCRATCH,
     Advance,
     InstinctResult,
     Rates,
+    Run,
     Start,
     StartResult,
     choose_rates,
     compare_starts,
     instinct,
+    run_here,
 )
 from gtl.learngene.artifact import Learngene
-from gtl.learngene.baselines import best_one_shot, gene_start, pretrained_tensors, scratch_start
+from gtl.learngene.opponents import Setting, entrants
 from gtl.life import World
 from gtl.seeds import derive
 from gtl.versions import versions
@@ -79,43 +83,6 @@ def config_of(learngene: Learngene) -> Config:
         raise LearngeneError(f"this learngene does not carry the configuration that made it ({error})") from None
 
 
-def make_starts(
-    learngene: Learngene, world: World, names: Sequence[str], advance: Advance
-) -> tuple[dict[str, Start], dict[str, dict[str, Any]]]:
-    """The named starts, and what each inherits. References are trained on as many images as the learngene cost."""
-    unknown = [name for name in names if name not in STARTS]
-    if unknown:
-        raise DataError(f"unknown starts {unknown}; known are {', '.join(STARTS)}")
-    host, layout, images = world.host, world.layout, int(learngene.provenance["images"]["total"])
-    starts: dict[str, Start] = {SCRATCH: scratch_start(host)}
-    about: dict[str, dict[str, Any]] = {SCRATCH: {"share": 0.0, "images": 0}}
-    if "pretrained" in names or "one-shot" in names:
-        if world.config.founders.checkpoint is not None:
-            raise DataError(
-                "this gene's ancestor was a checkpoint, so what it cost in training images is not known and no reference "
-                "can be trained as long; compare --starts scratch,learngene"
-            )
-        tensors = pretrained_tensors(world, images, advance)
-        if "pretrained" in names:
-            starts["pretrained"] = gene_start(host, layout.full(), tensors)
-            about["pretrained"] = {"share": 1.0, "images": images}
-        if "one-shot" in names:
-            cut = best_one_shot(world, tensors, learngene.genotype)
-            starts["one-shot"] = gene_start(host, cut.genotype, cut.tensors)
-            about["one-shot"] = {
-                "share": layout.circuit_share(cut.genotype.counts),
-                "images": images,
-                "method": cut.method,
-                "allocation": cut.allocation,
-                "counts": list(cut.genotype.counts.values()),
-            }
-    if "learngene" in names:
-        starts["learngene"] = gene_start(host, learngene.genotype, learngene.tensors)
-        share = layout.circuit_share(learngene.genotype.counts)
-        about["learngene"] = {"share": share, "images": images, "counts": list(learngene.genotype.counts.values())}
-    return starts, about
-
-
 @dataclass(frozen=True)
 class Bench:
     """Starts made ready to be compared: references trained, learning rates chosen, before any novel image is loaded.
@@ -127,6 +94,7 @@ class Bench:
         rates: learning rate of every start and number of shots.
         images: training images that the learngene cost.
         learngene: digest of the gene.
+        run: how and where trials run.
     """
 
     world: World
@@ -135,15 +103,20 @@ class Bench:
     rates: Rates
     images: int
     learngene: str
+    run: Run = run_here
 
     @classmethod
-    def prepare(cls, learngene: Learngene, world: World, names: Sequence[str], advance: Advance) -> Bench:
+    def prepare(
+        cls, learngene: Learngene, world: World, names: Sequence[str], advance: Advance, run: Run = run_here
+    ) -> Bench:
         """Train what must be trained and choose what must be chosen, on train and validation classes."""
-        starts, about = make_starts(learngene, world, names, advance)
+        found = entrants(Setting(learngene, world, advance), names)
+        starts: dict[str, Start] = {entrant.name: entrant.start for entrant in found}
+        about = {entrant.name: entrant.to_json() for entrant in found}
         seed = derive(world.config.seed, "fewshot")
-        rates = choose_rates(starts, world.val, world.config.fewshot, seed, world.compute, advance=advance)
+        rates = choose_rates(starts, world.val, world.config.fewshot, seed, world.compute, advance=advance, run=run)
         images = int(learngene.provenance["images"]["total"])
-        return cls(world, starts, about, rates, images, learngene.digest)
+        return cls(world, starts, about, rates, images, learngene.digest, run)
 
     def evidence(self, request: DataRequest, advance: Advance) -> Evidence:
         """Compare the starts on the novel classes of a source.
@@ -166,7 +139,7 @@ class Bench:
             seed=seed,
             compute=compute,
         )
-        results = compare_starts(self.starts, novel, section, self.rates, seed, compute, advance=advance)
+        results = compare_starts(self.starts, novel, section, self.rates, seed, compute, advance=advance, run=self.run)
         data = {"source": request.source, "classes": splits.digest}
         return Evidence(self.learngene, data, results, instincts, self.about, self.images, self._protocol())
 
@@ -180,4 +153,5 @@ class Bench:
             "learning_rates": list(section.learning_rates),
             "seed": self.world.config.seed,
             "versions": versions(self.world.compute),
+            "threads": getattr(self.run, "threads", torch.get_num_threads()),  # of each process that trained
         }

@@ -1,0 +1,299 @@
+"""What a learngene is compared with: every start that costs as many training images, or fewer, and says so.
+
+Each opponent is a function of a `Setting` that gives one or several `Entrant`s. References are trained with the founders'
+recipe on as many images as the learngene cost, lives with the configuration's own recipe; both are kept in the cache
+folder under a hash of all they depend on. Nothing here sees a novel class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from gtl.errors import DataError, EvolutionError
+from gtl.fewshot import SCRATCH, Advance
+from gtl.genotype import ChannelMask, Genotype
+from gtl.individual import Job, ParentGene
+from gtl.learngene.artifact import Learngene
+from gtl.learngene.baselines import OneShot, kept_tensors, one_shots, pretrained_tensors, training_steps
+from gtl.learngene.founders import ancestor_steps, ancestor_tensors
+from gtl.learngene.starts import Initialisation, gene_start, scratch_start
+from gtl.life import World, evaluate, norm_fitted
+from gtl.models import build
+from gtl.phenotype import thin_network
+from gtl.seeds import derive
+from gtl.surgery import GeneTensors, gather
+from gtl.training import train
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One start of a comparison.
+
+    Attributes:
+        name: in tables.
+        start: how its newborns are initialised.
+        share: of the convolution parameters that are inherited.
+        images: training images behind it.
+        about: more to say, as JSON: kept channels, method, allocation.
+    """
+
+    name: str
+    start: Initialisation
+    share: float
+    images: int
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """What it inherits, in plain form."""
+        return {"share": self.share, "images": self.images, **self.about}
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What opponents are made from: a learngene, the world that it evolved in, and what several opponents share."""
+
+    learngene: Learngene
+    world: World
+    say: Advance = lambda text: None
+
+    @property
+    def images(self) -> int:
+        """Training images that the learngene cost, its ancestor included.
+
+        Raises:
+            DataError: nobody knows, since the ancestor came from a checkpoint.
+        """
+        images = self.learngene.provenance.get("images", {}).get("total")
+        if self.world.config.founders.checkpoint is not None or not isinstance(images, int):
+            raise DataError(
+                "what this gene cost in training images is not known, since its ancestor was a checkpoint or it carries no "
+                "record: no reference can be trained as long; compare --starts scratch,learngene"
+            )
+        return images
+
+    @cached_property
+    def reference(self) -> GeneTensors:
+        """A whole network trained on as many images as the learngene cost."""
+        return pretrained_tensors(self.world, self.images, self.say)
+
+    @cached_property
+    def one_shots(self) -> Sequence[OneShot]:
+        """One-shot genes of the learngene's size cut from the reference, the fittest first."""
+        return one_shots(self.world, self.reference, self.learngene.genotype)
+
+    def gene(self, name: str, genotype: Genotype, tensors: GeneTensors, images: int, **about: Any) -> Entrant:
+        """An entrant that inherits a circuit."""
+        share = self.world.layout.circuit_share(genotype.counts)
+        start = gene_start(self.world.host, genotype, tensors)
+        return Entrant(name, start, share, images, {"counts": list(genotype.counts.values()), **about})
+
+    def fitted(self, tensors: GeneTensors, genotype: Genotype) -> GeneTensors:
+        """The circuit with its norms' statistics measured on itself."""
+        return norm_fitted(tensors, genotype, self.world, derive(self.world.config.seed, "opponents"))
+
+
+def scratch(setting: Setting) -> list[Entrant]:
+    """Nothing inherited."""
+    return [Entrant(SCRATCH, scratch_start(setting.world.host), 0.0, 0)]
+
+
+def pretrained(setting: Setting) -> list[Entrant]:
+    """Everything inherited, everything fine-tuned: full transfer."""
+    start = gene_start(setting.world.host, setting.world.layout.full(), setting.reference)
+    return [Entrant("pretrained", start, 1.0, setting.images)]
+
+
+def linear_probe(setting: Setting) -> list[Entrant]:
+    """Everything inherited and frozen; only the head learns."""
+    start = gene_start(setting.world.host, setting.world.layout.full(), setting.reference)
+    return [Entrant("linear probe", start.probe, 1.0, setting.images)]
+
+
+def one_shot(setting: Setting) -> list[Entrant]:
+    """The one-shot gene of equal size that the run's own critic finds best on validation classes."""
+    return [_cut("one-shot", setting.one_shots[0], setting)]
+
+
+def all_one_shots(setting: Setting) -> list[Entrant]:
+    """One-shot genes of equal size by every score and every allocation."""
+    return [_cut(f"one-shot {cut.method} {cut.allocation}", cut, setting) for cut in setting.one_shots]
+
+
+def weight_selection(setting: Setting) -> list[Entrant]:
+    """Evenly spaced channels of the reference, the same share of every layer (Xu et al. 2024, arXiv 2311.18823)."""
+    (cut,) = (c for c in setting.one_shots if (c.method, c.allocation) == ("uniform", "uniform"))
+    return [_cut("weight selection", cut, setting)]
+
+
+def _cut(name: str, cut: OneShot, setting: Setting) -> Entrant:
+    about = {"method": cut.method, "allocation": cut.allocation, "fitness": cut.fitness}
+    return setting.gene(name, cut.genotype, cut.tensors, setting.images, **about)
+
+
+def last_layers(setting: Setting) -> list[Entrant]:
+    """The last whole layers of the reference that fit into the learngene's size, at least one, on random early layers.
+
+    As in Vanilla-LG and Auto-LG (Wang et al. 2023, arXiv 2305.02279), where few integral layers are handed on.
+    """
+    names = list(reversed(setting.world.layout.convolutions))
+    return [_layers("last layers", names, setting)]
+
+
+def _layers(name: str, ranked: Sequence[str], setting: Setting) -> Entrant:
+    """Whole layers in this order, until the next would exceed the learngene's size; the first one in any case."""
+    layout = setting.world.layout
+    sizes = dict(zip(layout.convolutions, layout.kernel_sizes(layout.groups), strict=True))
+    budget, taken = layout.circuit_parameters(setting.learngene.genotype.counts), [ranked[0]]
+    for layer in ranked[1:]:
+        if sum(sizes[each] for each in [*taken, layer]) > budget:
+            break
+        taken.append(layer)
+    tensors = {name: setting.reference[name] for layer in taken for name in _tensors_of_layer(layer, setting)}
+    share = sum(sizes[each] for each in taken) / layout.parameters
+    start = Initialisation(setting.world.host, tensors)
+    return Entrant(name, start, share, setting.images, {"layers": [layer.removesuffix(".weight") for layer in taken]})
+
+
+def _tensors_of_layer(convolution: str, setting: Setting) -> list[str]:
+    """A convolution and its norm, which follows it."""
+    names = setting.world.layout.inherited
+    convolutions = set(setting.world.layout.convolutions)
+    found = [convolution]
+    for name in names[names.index(convolution) + 1 :]:
+        if name in convolutions:
+            break
+        found.append(name)
+    return found
+
+
+def random_weights(setting: Setting) -> list[Entrant]:
+    """The learngene's channels with random weights: is it the shape alone?"""
+    genotype, world = setting.learngene.genotype, setting.world
+    fresh = build(world.host, derive(world.config.seed, "random weights")).state_dict()
+    return [setting.gene("trained mask, random weights", genotype, gather(fresh, world.layout, genotype), 0)]
+
+
+def random_mask(setting: Setting) -> list[Entrant]:
+    """As many channels per group as the learngene has, drawn at random from the trained reference."""
+    (cut,) = (c for c in setting.one_shots if (c.method, c.allocation) == ("random", "gene"))
+    return [setting.gene("random mask, trained weights", cut.genotype, cut.tensors, setting.images)]
+
+
+def thin(setting: Setting) -> list[Entrant]:
+    """A network of the learngene's widths, trained alone from scratch on as many images, and handed on as a circuit."""
+    world, counts = setting.world, setting.learngene.genotype.counts
+    genotype = Genotype({g: ChannelMask(width, range(counts[g])) for g, width in world.layout.groups.items()})
+    recipe = world.config.founders.training
+    steps, seed = training_steps(world, setting.images), derive(world.config.seed, "thin network")
+
+    def make() -> GeneTensors:
+        setting.say(f"thin network: training it alone on {setting.images:,} images")
+        start = gather(build(world.host, derive(seed, "weights")).state_dict(), world.layout, genotype)
+        network = thin_network(world.host.arch, genotype, start, world.train.n_classes)
+        result = train(network, world.train, recipe, steps=steps, seed=derive(seed, "training"), compute=world.compute)
+        if not result.finite:
+            raise EvolutionError(
+                f"the thin network diverged (loss {result.loss}); lower founders.training.learning_rate"
+            )
+        network.to("cpu")
+        return {name: network.state_dict()[name] for name in world.layout.inherited}
+
+    key = {"kind": "thin", "counts": list(counts.values()), "steps": steps, "recipe": recipe.model_dump(mode="json")}
+    tensors = setting.fitted(kept_tensors(world, key, make), genotype)
+    return [setting.gene("thin network", genotype, tensors, setting.images)]
+
+
+def knowledge_evolution(setting: Setting) -> list[Entrant]:
+    """Knowledge Evolution (Taha et al. 2021): one lineage of rebirths of the learngene's channels.
+
+    No selection and no mutation, from the run's own ancestor, with the run's own lives: once as deep as the learngene's
+    line (equal depth), and once until as many images are used up as the learngene cost (equal images).
+    """
+    world, config = setting.world, setting.world.config
+    images_a_life = config.life.steps * min(config.life.training.batch_size, len(world.train.labels))
+    found = ancestor_images(world)
+    lives = max(0, setting.images - found) // max(1, images_a_life)
+    depth = max(0, int(setting.learngene.provenance["generations"]) - config.evolution.search_generations)
+    entrants = []
+    for name, count in (("equal depth", depth), ("equal images", lives)):
+        tensors = _lineage(setting, count)
+        total = found + count * images_a_life
+        genotype = setting.learngene.genotype
+        entrants.append(setting.gene(f"knowledge evolution, {name}", genotype, tensors, total, lives=count))
+    return entrants
+
+
+def ancestor_images(world: World) -> int:
+    """Training images of the run's ancestor."""
+    batch = min(world.config.founders.training.batch_size, len(world.train.labels))
+    return ancestor_steps(world.config, len(world.train.labels)) * batch
+
+
+def _lineage(setting: Setting, lives: int) -> GeneTensors:
+    """The learngene's channels of the run's ancestor after so many lives in a row; each is kept on its own."""
+    world, genotype = setting.world, setting.learngene.genotype
+    config = world.config
+    seed = derive(config.seed, "knowledge evolution")
+    key = {
+        "kind": "knowledge evolution",
+        "genotype": genotype.to_json(),
+        "life": config.life.model_dump(mode="json"),
+        "founders": config.founders.model_dump(mode="json"),
+        "lives": lives,
+    }
+
+    def make() -> GeneTensors:
+        if lives == 0:
+            setting.say("knowledge evolution: training the run's ancestor again")
+            whole = kept_tensors(world, {**key, "genotype": None}, lambda: ancestor_tensors(world)[0])
+            return setting.fitted(gather(whole, world.layout, genotype), genotype)
+        before = _lineage(setting, lives - 1)
+        setting.say(f"knowledge evolution: life {lives}")
+        parent = ParentGene("before", "", genotype)
+        job = Job(f"life-{lives}", lives, genotype, (parent,), lives=True, seed=derive(seed, lives), critic_seed=seed,
+                  critic_tasks=1, task_seed=derive(seed, "task", lives))  # fmt: skip
+        tensors, evaluation = evaluate(job, [before], world)
+        if tensors is None:
+            raise EvolutionError(f"knowledge evolution: life {lives} failed: {evaluation.reason}")
+        return tensors
+
+    return kept_tensors(world, key, make)
+
+
+def evolved(setting: Setting) -> list[Entrant]:
+    """The learngene itself."""
+    gene = setting.learngene
+    images = gene.provenance.get("images", {}).get("total", 0)
+    return [setting.gene("learngene", gene.genotype, dict(gene.tensors), int(images))]
+
+
+OPPONENTS: dict[str, Callable[[Setting], list[Entrant]]] = {
+    SCRATCH: scratch,
+    "pretrained": pretrained,
+    "linear-probe": linear_probe,
+    "one-shot": one_shot,
+    "one-shots": all_one_shots,
+    "weight-selection": weight_selection,
+    "last-layers": last_layers,
+    "random-weights": random_weights,
+    "random-mask": random_mask,
+    "thin": thin,
+    "knowledge-evolution": knowledge_evolution,
+    "learngene": evolved,
+}
+
+
+def entrants(setting: Setting, names: Sequence[str]) -> list[Entrant]:
+    """The named opponents; scratch, which gains are measured against, is always among them.
+
+    Raises:
+        DataError: an unknown name, or opponents that need to know what the learngene cost, and nobody does.
+    """
+    unknown = [name for name in names if name not in OPPONENTS]
+    if unknown:
+        raise DataError(f"unknown starts {unknown}; known are {', '.join(OPPONENTS)}")
+    wanted = [SCRATCH, *(name for name in OPPONENTS if name in names and name != SCRATCH)]
+    return [entrant for name in wanted for entrant in OPPONENTS[name](setting)]

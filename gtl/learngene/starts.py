@@ -1,0 +1,80 @@
+"""How newborns are initialised: from nothing, with a gene, with whole layers, with everything; free to learn or frozen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+
+from gtl.genotype import Genotype
+from gtl.models import ArchSpec, ConvNet, build
+from gtl.phenotype import folded, newborn
+
+
+@dataclass(frozen=True, eq=False)
+class Initialisation:
+    """A start (`gtl.fewshot.Start`) as a value, which can be sent to another process and recognised by its digest.
+
+    Attributes:
+        host: the descendants' network; its number of classes does not matter.
+        tensors: what they inherit, named as in the state dict; the head never.
+        genotype: the channels that `tensors` are a circuit of: they are inserted with the zero fill, as `gtl.inherit`
+            does. None: `tensors` are whole ones, copied; what is not among them is random.
+        frozen: whether only the head learns (a linear probe). The norms then are part of the convolutions: they neither
+            learn nor see the new images.
+    """
+
+    host: ArchSpec
+    tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    genotype: Genotype | None = None
+    frozen: bool = False
+
+    def __call__(self, classes: int, seed: int) -> ConvNet:
+        """A newborn; `seed` is of everything that is not inherited."""
+        spec = ArchSpec(self.host.arch, self.host.widths, classes)
+        if self.genotype is not None:
+            network = newborn(spec, self.genotype, self.tensors, seed)
+        else:
+            network = build(spec, seed)
+            network.load_state_dict({**network.state_dict(), **self.tensors})
+        if self.frozen:
+            network = folded(network).requires_grad_(False)
+            network.head.requires_grad_(True)
+        return network
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of everything above."""
+        found = hashlib.sha256(
+            json.dumps(
+                [
+                    self.host.arch,
+                    list(self.host.widths),
+                    None if self.genotype is None else self.genotype.to_json(),
+                    self.frozen,
+                    [(name, list(tensor.shape)) for name, tensor in self.tensors.items()],
+                ]
+            ).encode()
+        )
+        for tensor in self.tensors.values():
+            found.update(tensor.contiguous().numpy().tobytes())
+        return found.hexdigest()
+
+    @property
+    def probe(self) -> Initialisation:
+        """The same, with only the head free to learn."""
+        return replace(self, frozen=True)
+
+
+def scratch_start(host: ArchSpec) -> Initialisation:
+    """Nothing inherited: a random network."""
+    return Initialisation(host)
+
+
+def gene_start(host: ArchSpec, genotype: Genotype, tensors: Mapping[str, torch.Tensor]) -> Initialisation:
+    """A gene inserted into a random network, as `gtl.inherit` does; the full genotype is full transfer."""
+    return Initialisation(host, dict(tensors), genotype)

@@ -1,0 +1,175 @@
+"""Where trials run: in this process or in several, and never twice: what is finished is kept in the cache folder.
+
+A comparison is hundreds of descendants, each a pure function of its arena and its trial. So a comparison that was stopped
+goes on where it was, and one that asks for more seeds or another start pays for the new ones only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from functools import cached_property, lru_cache
+from itertools import repeat
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Self
+
+import torch
+
+from gtl.data.cache import read_cached, write_cached
+from gtl.errors import ClusterError
+from gtl.fewshot import Advance, Arena, Descendant, Trial
+from gtl.machine import usual_threads
+from gtl.training import cpu_threads
+from gtl.versions import code_digest, versions
+
+
+class Trials:
+    """Runs trials (`gtl.fewshot.Run`). A context: leaving it ends the processes.
+
+    Args:
+        workers: processes; 1: this one. More than one are for CPUs, where two processes of one thread finish more small
+            networks than one of two threads.
+        remember: whether finished trials are read from and kept in the cache folder. Only those of starts with a `digest`
+            are: of others nobody can say whether they are the same.
+    """
+
+    def __init__(self, workers: int = 1, *, remember: bool = True) -> None:
+        self.workers, self._remember = workers, remember
+        self._ending = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:  # nobody waits for the trials under way
+            for process in multiprocessing.active_children():
+                process.terminate()
+        self._ending.close()
+
+    @cached_property
+    def threads(self) -> int:
+        """CPU threads of each process; part of a result's last bits, so of what it is kept under."""
+        return torch.get_num_threads() if self.workers == 1 else max(1, usual_threads() // self.workers)
+
+    def __call__(self, arena: Arena, trials: Sequence[Trial], advance: Advance) -> list[Descendant]:
+        """What became of each trial, in the order asked for.
+
+        Raises:
+            ClusterError: a process was killed; what was finished is kept.
+            DataError: a class has too few images.
+        """
+        names = self._names(arena, trials) if self._remember else [None] * len(trials)
+        found = [_read(name) for name in names]
+        missing = [index for index, descendant in enumerate(found) if descendant is None]
+        if missing and len(missing) < len(trials):
+            advance(f"{len(trials) - len(missing)} of {len(trials)} trials were finished before")
+        for index, descendant in zip(missing, self._run(arena, [trials[index] for index in missing]), strict=True):
+            found[index], name = descendant, names[index]
+            if name is not None:
+                write_cached(name, _plain(descendant))
+            advance(str(trials[index]))
+        return [descendant for descendant in found if descendant is not None]
+
+    def _run(self, arena: Arena, trials: Sequence[Trial]) -> Iterator[Descendant]:
+        if min(self.workers, len(trials)) <= 1:
+            with cpu_threads(self.threads):
+                yield from map(arena.trial, trials)
+            return
+        path = self._folder / "arena"  # sent as a file: it is large, and each process needs it once
+        path.write_bytes(pickle.dumps(arena))
+        stamp = hashlib.sha256(path.read_bytes()).hexdigest()
+        try:
+            yield from self._pool.map(_trial, repeat(str(path)), repeat(stamp), trials)
+        except BrokenProcessPool as error:
+            raise ClusterError(
+                f"a process of the comparison was killed ({error}), perhaps for lack of memory. Run the same command "
+                "again: what was finished is kept; fewer --workers need less memory"
+            ) from None
+
+    @cached_property
+    def _folder(self) -> Path:
+        return Path(self._ending.enter_context(TemporaryDirectory(prefix="gtl-")))
+
+    @cached_property
+    def _pool(self) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context("spawn")  # a fork of a process whose threads have computed may hang
+        pool = ProcessPoolExecutor(self.workers, context, _enter, (self.threads,))
+        self._ending.callback(pool.shutdown, wait=True, cancel_futures=True)
+        return pool
+
+    def _names(self, arena: Arena, trials: Sequence[Trial]) -> list[str | None]:
+        """Under which names trials are kept: a hash of everything that their results depend on."""
+        shared: dict[str, Any] = {
+            "images": _images_digest(arena),
+            "protocol": arena.section.model_dump(mode="json", exclude={"seeds", "shots", "learning_rates"}),
+            "seed": arena.seed,
+            "code": code_digest(),
+        }
+        with cpu_threads(self.threads):
+            shared["versions"] = versions(arena.compute)
+        return [
+            None if digest is None else f"trial-{_digest({**shared, 'start': digest, 'trial': _key(trial)})[:40]}.json"
+            for trial in trials
+            for digest in [getattr(arena.starts[trial.start], "digest", None)]
+        ]
+
+
+def _key(trial: Trial) -> dict[str, Any]:
+    """A trial without the name of its start, which is only a name."""
+    return {key: value for key, value in vars(trial).items() if key != "start"}
+
+
+def _images_digest(arena: Arena) -> str:
+    images = arena.images
+    pixels = hashlib.sha256(images.images.cpu().numpy().tobytes()).hexdigest()
+    return _digest([pixels, images.labels.tolist(), images.mirror])
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _plain(descendant: Descendant) -> dict[str, Any]:
+    return {"curve": [list(point) for point in descendant.curve], "by_class": list(descendant.by_class)}
+
+
+def _read(name: str | None) -> Descendant | None:
+    record = None if name is None else read_cached(name)
+    if record is None:
+        return None
+    return Descendant(tuple((int(step), float(value)) for step, value in record["curve"]), tuple(record["by_class"]))
+
+
+def _enter(threads: int) -> None:
+    """Make this process a worker: Ctrl-C is its parent's business, and it does not outlive its parent."""
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+@lru_cache(maxsize=1)
+def _arena(path: str, stamp: str) -> Arena:
+    """What this process computes for, read once: `stamp` tells one arena from the next at the same path."""
+    arena: Arena = pickle.loads(Path(path).read_bytes())
+    return arena
+
+
+def _trial(path: str, stamp: str, trial: Trial) -> Descendant:
+    return _arena(path, stamp).trial(trial)

@@ -1,0 +1,153 @@
+"""Opponents of a learngene: each is what its name says, and costs the training images that it states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pico import config, random_genotype, world
+
+from gtl.errors import DataError
+from gtl.learngene import opponents
+from gtl.learngene.artifact import Learngene
+from gtl.learngene.opponents import OPPONENTS, Entrant, Setting, ancestor_images, entrants
+from gtl.life import World
+from gtl.models import build
+from gtl.surgery import gather
+
+LIFE_IMAGES = 3 * 8  # of pico's lives
+SAID: list[str] = []
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("GTL_CACHE", str(folder))
+        yield folder
+
+
+def setting_of(arch: str, **provenance: Any) -> Setting:
+    place = world(arch)
+    genotype = random_genotype(place.layout.groups, 1, 0.5)
+    tensors = gather(build(place.host, 9).state_dict(), place.layout, genotype)
+    images = {"ancestor": ancestor_images(place), "lives": 100, "total": ancestor_images(place) + 100}
+    gene = Learngene(arch, genotype, tensors, {}, {"images": images, "generations": 2, **provenance})
+    return Setting(gene, place, SAID.append)
+
+
+@pytest.fixture(scope="module", params=["vgg11", "resnet12"])
+def setting(request: pytest.FixtureRequest, cache: Path) -> Setting:
+    return setting_of(request.param)
+
+
+@pytest.fixture(scope="module")
+def found(setting: Setting) -> dict[str, Entrant]:
+    return {entrant.name: entrant for entrant in entrants(setting, list(OPPONENTS))}
+
+
+def state(entrant: Entrant, seed: int = 1) -> dict[str, torch.Tensor]:
+    return entrant.start(5, seed).state_dict()
+
+
+def test_all_of_them_bear_descendants(found: dict[str, Entrant], setting: Setting) -> None:
+    for entrant in found.values():
+        network = entrant.start(5, 1)
+        assert network(torch.randn(2, 3, 16, 16)).shape == (2, 5), entrant.name
+        assert 0.0 <= entrant.share <= 1.0
+        assert all(torch.isfinite(tensor).all() for tensor in entrant.start.tensors.values()), entrant.name
+    assert len({entrant.start.digest for entrant in found.values()}) >= len(found) - 4, "few are equal by their nature"
+
+
+def test_none_costs_more_than_the_learngene(found: dict[str, Entrant], setting: Setting) -> None:
+    for entrant in found.values():
+        if entrant.name != "knowledge evolution, equal depth":
+            assert entrant.images <= setting.images, entrant.name
+    assert found["knowledge evolution, equal images"].images > setting.images - LIFE_IMAGES
+    assert found["knowledge evolution, equal depth"].images == ancestor_images(setting.world) + 2 * LIFE_IMAGES
+    assert found["scratch"].images == found["trained mask, random weights"].images == 0
+
+
+def test_sizes_are_the_learngenes(found: dict[str, Entrant], setting: Setting) -> None:
+    own = found["learngene"]
+    for name in ("trained mask, random weights", "random mask, trained weights", "thin network",
+                 "knowledge evolution, equal depth", "knowledge evolution, equal images"):  # fmt: skip
+        assert found[name].share == own.share and found[name].about["counts"] == own.about["counts"], name
+    one_shots = [entrant for name, entrant in found.items() if name.startswith("one-shot ")]
+    assert one_shots and all(entrant.share <= own.share + 1e-9 for entrant in one_shots)
+    assert found["scratch"].share == 0.0 and found["pretrained"].share == found["linear probe"].share == 1.0
+
+
+def test_the_best_one_shot_is_the_fittest(found: dict[str, Entrant]) -> None:
+    listed = [entrant for name, entrant in found.items() if name.startswith("one-shot ")]
+    best = max(listed, key=lambda entrant: entrant.about["fitness"])
+    assert found["one-shot"].start.digest == best.start.digest
+    assert {(e.about["method"], e.about["allocation"]) for e in listed} >= {
+        (method, kind) for method in ("l1", "bn", "random") for kind in ("uniform", "early", "gene")
+    }
+
+
+def test_masks_and_weights_are_told_apart(found: dict[str, Entrant], setting: Setting) -> None:
+    own = setting.learngene.genotype
+    assert found["trained mask, random weights"].start.genotype == own
+    assert found["random mask, trained weights"].start.genotype != own
+    weights = setting.reference[setting.world.layout.convolutions[0]]
+    mask = found["random mask, trained weights"].start
+    first = setting.world.layout.convolutions[0]
+    rows = next(iter(mask.genotype.values())).kept if mask.genotype is not None else ()
+    assert torch.equal(mask.tensors[first], weights[torch.as_tensor(list(rows))])
+
+
+def test_last_layers_are_whole_and_last(found: dict[str, Entrant], setting: Setting) -> None:
+    entrant, layout = found["last layers"], setting.world.layout
+    layers = [f"{name}.weight" for name in entrant.about["layers"]]
+    assert layers == list(reversed(layout.convolutions))[: len(layers)] and layers
+    born = state(entrant)
+    for name, tensor in entrant.start.tensors.items():
+        assert torch.equal(born[name], setting.reference[name]) and torch.equal(born[name], tensor)
+    inherited = {name for name in entrant.start.tensors if name.endswith(".running_var")}
+    assert len(inherited) == len(layers), "with their norms"
+    assert not torch.equal(born[layout.convolutions[0]], setting.reference[layout.convolutions[0]])
+
+
+def test_lives_of_knowledge_evolution_build_on_each_other(setting: Setting, found: dict[str, Entrant]) -> None:
+    steps = [opponents._lineage(setting, lives) for lives in range(3)]
+    first = setting.world.layout.convolutions[0]
+    assert all(not torch.equal(before[first], after[first]) for before, after in pairwise(steps))
+    depth = found["knowledge evolution, equal depth"]
+    assert all(torch.equal(steps[2][name], tensor) for name, tensor in depth.start.tensors.items())
+    assert depth.about["lives"] == 2
+
+
+def test_what_was_trained_is_kept(setting: Setting, found: dict[str, Entrant]) -> None:
+    before = len(SAID)
+    again = {e.name: e for e in entrants(Setting(setting.learngene, setting.world, SAID.append), list(OPPONENTS))}
+    assert len(SAID) == before, "nothing was trained again"
+    assert {n: e.start.digest for n, e in again.items()} == {n: e.start.digest for n, e in found.items()}
+
+
+def test_scratch_is_always_there_and_first(setting: Setting) -> None:
+    assert [entrant.name for entrant in entrants(setting, ["learngene"])] == ["scratch", "learngene"]
+
+
+def test_unknown_opponents_are_named(setting: Setting) -> None:
+    with pytest.raises(DataError, match=r"unknown starts \['thick'\]; known are scratch, pretrained"):
+        entrants(setting, ["thick", "thin"])
+
+
+def test_without_a_known_cost_there_are_no_references(cache: Path) -> None:
+    place = world("vgg11")
+    genotype = place.layout.full()
+    gene = Learngene("vgg11", genotype, gather(build(place.host, 9).state_dict(), place.layout, genotype))
+    assert len(entrants(Setting(gene, place), ["learngene"])) == 2
+    for name in ("pretrained", "one-shot", "thin", "knowledge-evolution"):
+        with pytest.raises(DataError, match="is not known"):
+            entrants(Setting(gene, place), [name])
+    checkpoint = config(founders={"checkpoint": "own.safetensors"})
+    other = World(checkpoint, place.host, place.train, place.val, place.compute)
+    with pytest.raises(DataError, match="compare --starts scratch,learngene"):
+        entrants(Setting(gene, other), ["pretrained"])
