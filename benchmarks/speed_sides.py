@@ -64,8 +64,8 @@ class Work:
 
 WORKS = {
     "vgg11-quarter": Work("vgg11", 0.25, steps=400, loop_steps=150),
-    "vgg11": Work("vgg11", 1.0, steps=100, loop_steps=40),
-    "resnet12": Work("resnet12", 1.0, steps=60, loop_steps=15),
+    "vgg11": Work("vgg11", 1.0, steps=400, loop_steps=40),
+    "resnet12": Work("resnet12", 1.0, steps=200, loop_steps=25),
     "trial": Work("vgg11", 0.125, steps=20, loop_steps=10),
 }
 Turn = Callable[[], int]  # trains, and returns how many images

@@ -203,7 +203,8 @@ def _rows_of_starts(results: Sequence[Row], starts: Mapping[str, Row], title: st
     count = len(ordered)
     height = 1.02 + 0.25 * bool(title) + 0.4 * count
     figure = Figure(figsize=(WIDTH, height))
-    left, width = 0.175, 0.385
+    left = max(0.175, 0.02 + 0.0115 * max(len(result["start"]) for result in ordered))  # room for the longest name
+    width = 0.56 - left
     axes = figure.add_axes((left, 0.7 / height, width, 0.4 * count / height))
     accuracy_x, gain_x = 0.585, 0.748  # of the figure
     across = axes.get_yaxis_transform()

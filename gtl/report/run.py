@@ -16,6 +16,7 @@ from gtl.population.store import RunStore
 from gtl.report.table import markdown_starts
 
 EVIDENCE = "evidence.json"
+CURVES = 7  # that one picture can hold
 FEWSHOT = "fewshot-"  # folders of a run that hold evidence, by data source
 
 
@@ -55,6 +56,7 @@ def write_evidence(folder: Path, document: Mapping[str, Any]) -> list[Path]:
         StorageError: one of them is there already, or the disk refused.
     """
     from gtl.report import figures
+    from gtl.report.drawing import COLOURS
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,9 +70,10 @@ def write_evidence(folder: Path, document: Mapping[str, Any]) -> list[Path]:
     storage.publish(written[1], markdown_starts(document).encode())
     figures.save(figures.descendants_figure(document["descendants"], document["starts"]), written[2])
     shots = max(row["shots"] for row in document["descendants"])
-    curves = {
-        row["start"]: row["curve"] for row in document["descendants"] if row["shots"] == shots and row.get("curve")
-    }
+    listed = [row for row in document["descendants"] if row["shots"] == shots and row.get("curve")]
+    known = [row for row in listed if row["start"] in COLOURS]  # of many starts, these and the best of the others
+    others = sorted((row for row in listed if row not in known), key=lambda row: -row["accuracy"]["mean"])
+    curves = {row["start"]: row["curve"] for row in [*known, *others][:CURVES]}
     if curves:
         written.append(folder / "curves.png")
         title = f"Descendants while they learn, {shots} images a class"
