@@ -91,10 +91,11 @@ def data_interval(table: Table) -> DataInterval:
     its side's own variance comes out negative, the other side alone counts, with its own degrees of freedom. The interval
     is never narrower than the sampler's, which it contains.
 
-    Chosen by simulation among nine ways (`benchmarks/records/2026-11-20-coverage.json`): without the floor it covers as
-    little as 83 % of truths for 3 seeds, with the degrees of freedom of the smaller side nearly 100 %. This one covers 94
-    to 98 % from 5 seeds on, whichever side varies most; it errs to the wide side where nothing but test images varies, and
-    to the narrow one (down to 92 %) where the effects of 10 classes are as skewed as an exponential distribution.
+    Chosen by simulation (`benchmarks/interval_coverage.py`): with 5 or 10 seeds and 10 or 20 classes 94 to 97 % of such
+    intervals hold the truth, whichever side varies most. With 3 seeds or 5 classes it is 94 to 99 %; where nothing varies but
+    the test images, 97 to 99 %. Without the floor it would be as little as 78 % there, with the degrees of freedom of the
+    smaller side up to 100 % elsewhere, and with the residual counted twice 99 %. Effects of classes that are as skewed as an
+    exponential distribution bring it down: to 91 % with 10 classes, 89 % with 5.
 
     Args:
         table: shape (seeds, classes), for example accuracies or differences of accuracies, as shares.
