@@ -219,11 +219,14 @@ def _limits(learngene: Learngene, record: Record, documents: Sequence[Document])
         "for, so they flatter it; the evidence is on novel classes, met after everything was decided.",
     ]
     if documents:
-        seeds = sorted({result["accuracy"]["n"] for document in documents for result in document["descendants"]})
+        results = [result for document in documents for result in document["descendants"]]
+        seeds = sorted({result["accuracy"]["n"] for result in results})
+        by_class = any(result.get("by_class") for result in results)
+        others = ", those for others like them also other classes" if by_class else ""
         lines += [
             f"The evidence is of one gene from one run (seed {record.text('seed') or 'unknown'}). Its intervals span draws of "
-            f"images and of new weights (n = {', '.join(map(str, seeds))} seeds), not repeated evolutions, other splits of the "
-            "classes or other data.",
+            f"images and of new weights (n = {', '.join(map(str, seeds))} seeds){others}; not repeated evolutions, other "
+            "splits of the classes or other data.",
             "A start from scratch costs no training images before; the others cost what the table's last column says.",
         ]
     lines += [

@@ -14,10 +14,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from gtl.stats import paired_difference
+from gtl.comparison import SCRATCH, Comparison, gate, signed, verdicts
+from gtl.stats import DataInterval, Estimate, data_interval, paired_difference, paired_table
 
 Row = Mapping[str, Any]
-SCRATCH, LEARNGENE = "scratch", "learngene"
+LEARNGENE = "learngene"
 NONE = "-"
 RIGHT = {"shots", "inherited", "accuracy", "gain, points", "n", "rate", "images"}
 WHOLE = {"shots", "start", "n", "rate", "images"}  # never broken into lines, however narrow the terminal
@@ -73,33 +74,66 @@ def mean_text(estimate: Row) -> str:
 
 def gain_text(estimate: Row) -> str:
     """``+14.2 (+12.9 to +15.5)``, in points."""
-    mean, low, high = (_signed(estimate[key]) for key in ("mean", "low", "high"))
+    mean, low, high = (signed(estimate[key]) for key in ("mean", "low", "high"))
     return f"{mean} ({low} to {high})"
 
 
 def claims(results: Sequence[Row]) -> list[str]:
-    """What the intervals allow to say, in words: of every start against scratch, and of the learngene against the others."""
-    lines, several = [], len({result["shots"] for result in results}) > 1
-    for result in results:
-        if result.get("gain") is not None:
-            lines.append(_claim(result, SCRATCH, result["gain"], several))
-    for own in (result for result in results if result["start"] == LEARNGENE):
-        for other in results:
-            if other["start"] not in (LEARNGENE, SCRATCH) and other["shots"] == own["shots"]:
-                difference = paired_difference(own["accuracies"], other["accuracies"])
-                lines.append(_claim(own, other["start"], difference.to_json(), several))
+    """What the intervals allow to say, in words: of every start against scratch, and of the learngene against the others.
+
+    All of them hold jointly, see `gtl.comparison.verdicts`. Where results carry accuracies class by class (``by_class``),
+    they also say what holds for other classes.
+    """
+    several = len({result["shots"] for result in results}) > 1
+    pairs = compared(results)
+    found = verdicts([comparison for _, comparison in pairs])
+    lines = []
+    for (result, _), verdict in zip(pairs, found, strict=True):
+        shots = f", {shots_text(result['shots'])}" if several else ""
+        lines.append(f"{result['start']}{shots}: {verdict}")
     return lines
 
 
-def _claim(result: Row, other: str, gain: Row, several: bool) -> str:
-    shots = f", {shots_text(result['shots'])}" if several else ""
-    if gain["low"] > 0:
-        verdict = f"better than {other} by {_points(gain['low'])} to {_points(gain['high'])} points"
-    elif gain["high"] < 0:
-        verdict = f"worse than {other} by {_points(-gain['high'])} to {_points(-gain['low'])} points"
-    else:
-        verdict = f"no difference from {other} shown ({_signed(gain['low'])} to {_signed(gain['high'])} points)"
-    return f"{result['start']}{shots}: {verdict}, n = {gain['n']}"
+def compared(results: Sequence[Row]) -> list[tuple[Row, Comparison]]:
+    """The comparisons that are drawn from results, each with the result that it is about."""
+    scratch = {result["shots"]: result for result in results if result["start"] == SCRATCH}
+    pairs = []
+    for result in results:
+        if result.get("gain") is not None:
+            gain = Estimate(*(result["gain"][key] for key in ("mean", "low", "high", "n")))
+            data = _data_interval(result, scratch.get(result["shots"], {}))
+            pairs.append((result, Comparison(SCRATCH, gain, data)))
+    for own in (result for result in results if result["start"] == LEARNGENE):
+        for other in results:
+            if other["start"] not in (LEARNGENE, SCRATCH) and other["shots"] == own["shots"]:
+                gain = paired_difference(own["accuracies"], other["accuracies"])
+                pairs.append((own, Comparison(other["start"], gain, _data_interval(own, other))))
+    return pairs
+
+
+def _data_interval(result: Row, other: Row) -> DataInterval | None:
+    """None where one of them does not say its accuracies class by class, or for a single class."""
+    if not result.get("by_class") or not other.get("by_class") or len(result["by_class"][0]) < 2:
+        return None
+    return data_interval(paired_table(result["by_class"], other["by_class"]))
+
+
+def gates(results: Sequence[Row]) -> list[str]:
+    """Gate R in words, a line for each number of shots that has a one-shot gene and a start to set it against."""
+    shots = sorted({result["shots"] for result in results})
+    lines = []
+    for count in shots:
+        found = gate({result["start"]: result["accuracies"] for result in results if result["shots"] == count})
+        if found is not None:
+            lines.append(f"{f'{shots_text(count)}: ' if len(shots) > 1 else ''}{found}")
+    return lines
+
+
+def reading_claims(results: Sequence[Row]) -> str:
+    """How claims are to be read."""
+    text = "better or worse: shown for all lines at once, at 5 % (Holm's correction); ranges: single 95 % intervals"
+    by_class = any(result.get("by_class") for result in results)
+    return f"{text}, for others like them over seeds and classes" if by_class else text
 
 
 def shots_text(shots: int) -> str:
@@ -113,7 +147,8 @@ def render_starts(document: Row) -> Group:
     shots = ", ".join(shots_text(count) for count in sorted({result["shots"] for result in results}))
     title = f"descendants on novel classes of {document['data']['source']}: {shots}"
     parts: list[Any] = [rich_table(starts_table(results, document["starts"]), title=title)]
-    parts += [Text(line, style="dim") for line in (READING + protocol_text(document), *claims(results))]
+    lines = (READING + protocol_text(document), *claims(results), reading_claims(results), *gates(results))
+    parts += [Text(line, style="dim") for line in lines]
     if document.get("instinct"):
         parts.append(rich_table(instinct_table(document["instinct"]), title="newborns, untrained: nearest class mean"))
     return Group(*parts)
@@ -121,6 +156,7 @@ def render_starts(document: Row) -> Group:
 
 READING = (
     "accuracy: mean ± half of the 95 % interval over n seeds; gain: over scratch with its 95 % interval, paired by seed; "
+    "seeds draw other images of the same classes and other new weights; "
     "rate: learning rate, chosen on validation classes; images: training images behind the start"
 )
 
@@ -151,7 +187,9 @@ def markdown_starts(document: Row) -> str:
         markdown_table(starts_table(document["descendants"], document["starts"])),
         f"{READING[0].upper()}{READING[1:]}{protocol_text(document)}.",
     ]
-    parts.append("\n".join(f"* {plain(line)}." for line in claims(document["descendants"])))
+    results = document["descendants"]
+    parts.append("\n".join(f"* {plain(line)}." for line in claims(results)))
+    parts += [f"{line[0].upper()}{plain(line[1:])}." for line in (reading_claims(results), *gates(results))]
     if document.get("instinct"):
         parts += [
             "Newborns that never trained, nearest class mean on their features (n episodes of the same images; the interval "
@@ -178,11 +216,3 @@ def plain(text: object) -> str:
 
 def _cells(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _signed(value: float) -> str:
-    return f"{round(100 * value, 1) + 0.0:+.1f}"  # + 0.0: never "-0.0"
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:.1f}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from report_samples import make_document, make_learngene, make_provenance
+from report_samples import make_document, make_learngene, make_provenance, with_classes
 
 import gtl
 from gtl.errors import LearngeneError, StorageError
@@ -47,6 +47,27 @@ def test_the_card_says_everything() -> None:
         "](channels.png)",
     ):
         assert wanted in text, wanted
+
+
+def test_the_card_says_how_far_its_intervals_reach() -> None:
+    document = make_document()
+    plainly = card_markdown(make_learngene(), results=[document])
+    assert "(n = 3 seeds); not repeated evolutions" in plainly and "others like them" not in plainly
+    with_classes(document["descendants"], sd=0.01)
+    text = card_markdown(make_learngene(), results=[document])
+    assert "(n = 3 seeds), those for others like them also other classes; not repeated evolutions" in text
+    assert "on others like them (5 classes)" in text
+
+
+@pytest.mark.parametrize(
+    "by_class", [[[0.1, 0.2], [0.3]], [[0.1, 0.2]], 3, [["a", "b"], ["c", "d"]], [[0.1, float("nan")]] * 3]
+)
+def test_accuracies_by_class_of_another_shape_are_refused(by_class: Any) -> None:
+    document = make_document()
+    for result in document["descendants"]:
+        result["by_class"] = by_class
+    with pytest.raises(LearngeneError, match="gtl fewshot --json"):
+        card_markdown(make_learngene(), results=[document])
 
 
 def test_the_card_names_no_folder_and_no_time() -> None:

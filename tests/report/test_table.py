@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import io
 
-from report_samples import make_document, make_results
+import pytest
+from report_samples import make_document, make_results, with_classes
 from rich.console import Console
 
-from gtl.report.table import claims, instinct_table, markdown_starts, markdown_table, plain, render_starts, starts_table
+from gtl.report.table import (
+    claims,
+    compared,
+    gates,
+    instinct_table,
+    markdown_starts,
+    markdown_table,
+    plain,
+    reading_claims,
+    render_starts,
+    starts_table,
+)
 
 
 def test_rows_carry_the_numbers() -> None:
@@ -33,13 +45,64 @@ def test_what_is_not_known_is_a_dash_and_several_shots_a_column() -> None:
 
 def test_claims_say_what_the_intervals_allow() -> None:
     lines = claims(make_results())
-    assert "learngene: better than scratch by 16.0 to 16.0 points, n = 3" in lines
-    assert "learngene: no difference from pretrained shown (-7.5 to -2.5 points), n = 3" not in lines
-    assert "learngene: worse than pretrained by 2.5 to 7.5 points, n = 3" in lines  # it hides nothing
-    assert "learngene: better than one-shot by 3.5 to 8.5 points, n = 3" in lines
-    level = [{**result, "gain": {"mean": 0.0, "low": -0.0001, "high": 0.02, "n": 3}} for result in make_results()[:2]]
-    assert claims(level)[-1].endswith("no difference from scratch shown (+0.0 to +2.0 points), n = 3")
+    assert "learngene: better than scratch by 16.0 to 16.0 points on these classes (n = 3 seeds)" in lines
+    assert (
+        "learngene: worse than pretrained by 2.5 to 7.5 points on these classes (n = 3 seeds)" in lines
+    )  # it hides nothing
+    assert "learngene: better than one-shot by 3.5 to 8.5 points on these classes (n = 3 seeds)" in lines
+    level = [{**result, "gain": {"mean": 0.01, "low": -0.0001, "high": 0.02, "n": 3}} for result in make_results()[:2]]
+    assert claims(level)[-1].endswith("no difference from scratch shown (+0.0 to +2.0 points, n = 3 seeds)")
     assert all(", 5 images a class: " in line or ", 1 image a class: " in line for line in claims(make_results((1, 5))))
+
+
+def test_claims_are_corrected_over_all_starts_and_shots() -> None:
+    assert len(compared(make_results())) == 5 and len(compared(make_results((1, 5)))) == 10
+    narrow = {"mean": 0.024, "low": 0.004, "high": 0.044, "n": 3}  # p = 0.036
+    results = [{**result, "gain": result["gain"] and narrow} for result in make_results((1, 5))]
+    assert claims(results[:2]) == [
+        "pretrained: better than scratch by 0.4 to 4.4 points on these classes (n = 3 seeds)"
+    ]
+    after = "no difference from scratch shown after correction for 10 comparisons (+0.4 to +4.4 points, n = 3 seeds)"
+    assert sum(line.endswith(f": {after}") for line in claims(results)) == 6
+
+
+def test_accuracies_by_class_let_claims_speak_of_others() -> None:
+    results = with_classes(make_results(), sd=0.001)
+    (line,) = [line for line in claims(results) if line.startswith("learngene: better than scratch")]
+    assert line.startswith(
+        "learngene: better than scratch by 16.0 to 16.0 points on these classes (n = 3 seeds), by 15."
+    )
+    assert line.endswith("on others like them (5 classes)")
+    wide = claims(with_classes(make_results(), sd=0.5))
+    assert any(line.endswith(" 5 classes)") and "; not shown for others like them (" in line for line in wide)
+    assert all("others like them" in line for line in wide)
+    assert "over seeds and classes" in reading_claims(results) and "classes" not in reading_claims(make_results())
+
+
+def test_a_start_without_classes_is_compared_over_seeds_alone() -> None:
+    results = with_classes(make_results(), sd=0.001)
+    del results[1]["by_class"]
+    assert [comparison.data is None for _, comparison in compared(results)] == [True, False, False, True, False]
+    one = [{**result, "by_class": [row[:1] for row in result.get("by_class", [])]} for result in results]
+    assert all(comparison.data is None for _, comparison in compared(one))
+
+
+def test_tables_that_are_no_pairs_are_refused() -> None:
+    results = with_classes(make_results(), sd=0.001)
+    results[0]["by_class"] = [row[:4] for row in results[0]["by_class"]]
+    with pytest.raises(ValueError, match="3 seeds x 5 classes and 3 seeds x 4 classes are not paired"):
+        claims(results)
+
+
+def test_gate_r_is_printed_with_every_comparison_that_has_one() -> None:
+    (line,) = gates(make_results())
+    assert line.startswith("gate R = 0.63 (") and "one-shot has 63 % of the gain of learngene" in line
+    assert [text.split(":")[0] for text in gates(make_results((1, 5)))] == ["1 image a class", "5 images a class"]
+    assert gates([result for result in make_results() if result["start"] != "one-shot"]) == []
+    assert "\n\nGate R = 0.63 (" in markdown_starts(make_document())
+    stream = io.StringIO()
+    Console(file=stream, width=200).print(render_starts(make_document()))
+    assert line in stream.getvalue() and reading_claims(make_results()) in stream.getvalue()
 
 
 def test_instinct_says_its_episodes() -> None:
