@@ -151,6 +151,10 @@ def compare(
     set_: Overrides = None,
     data_root: DataRoot = None,
     workers: TrialWorkers = None,
+    plan: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=100.0, help="Also say how many seeds would show a difference of so many points."),
+    ] = None,
     out: Out = None,
     json_: JsonFlag = False,
 ) -> None:
@@ -170,7 +174,12 @@ def compare(
         source = _evolved(source, set_ or (), out / "run", json_)
     elif set_:
         raise ConfigError("--set changes a configuration to evolve; a learngene has its own. Leave --set out")
-    _measure(source, data, shots, seeds, names, data_root, workers, out, json_)
+    document = _measure(source, data, shots, seeds, names, data_root, workers, out, json_)
+    if plan is not None:
+        from gtl.report.seed_plan import plan_seeds
+
+        for line in plan_seeds(document, plan):
+            say(line)
 
 
 def _evolved(config: Path, overrides: Sequence[str], run: Path, json_: bool) -> Path:
@@ -200,7 +209,7 @@ def _measure(
     workers: int | None,
     out: Path | None,
     json_: bool,
-) -> None:
+) -> dict[str, Any]:
     """Compare starts, and print and write what came out."""
     from gtl.errors import StorageError
     from gtl.measurement import measure
@@ -231,6 +240,7 @@ def _measure(
         print_json(document)
     else:
         Console().print(render_starts(document))
+    return document
 
 
 RUN = "run.json"  # what makes a folder a run
