@@ -42,7 +42,7 @@ class Evidence:
         results: descendants, one entry per start and number of shots.
         instincts: untrained newborns, one entry per start.
         starts: what each start inherits, in words and numbers.
-        images: training images behind the pretrained and the evolved starts.
+        images: training images behind the pretrained and the evolved starts; None: not known, as of a checkpoint.
         protocol: how every descendant was trained and tested; versions; seed.
     """
 
@@ -51,7 +51,7 @@ class Evidence:
     results: list[StartResult]
     instincts: list[InstinctResult]
     starts: dict[str, dict[str, Any]]
-    images: int
+    images: int | None
     protocol: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
@@ -86,11 +86,11 @@ def make_starts(
     unknown = [name for name in names if name not in STARTS]
     if unknown:
         raise DataError(f"unknown starts {unknown}; known are {', '.join(STARTS)}")
-    host, layout, images = world.host, world.layout, int(learngene.provenance["images"]["total"])
+    host, layout, images = world.host, world.layout, _images_of(learngene)
     starts: dict[str, Start] = {SCRATCH: scratch_start(host)}
     about: dict[str, dict[str, Any]] = {SCRATCH: {"share": 0.0, "images": 0}}
     if "pretrained" in names or "one-shot" in names:
-        if world.config.founders.checkpoint is not None:
+        if world.config.founders.checkpoint is not None or images is None:
             raise DataError(
                 "this gene's ancestor was a checkpoint, so what it cost in training images is not known and no reference "
                 "can be trained as long; compare --starts scratch,learngene"
@@ -116,6 +116,12 @@ def make_starts(
     return starts, about
 
 
+def _images_of(learngene: Learngene) -> int | None:
+    """Training images that a learngene cost; None: it was cut from a checkpoint, of which that is not known."""
+    total = learngene.provenance["images"]["total"]
+    return None if total is None else int(total)
+
+
 @dataclass(frozen=True)
 class Bench:
     """Starts made ready to be compared: references trained, learning rates chosen, before any novel image is loaded.
@@ -125,7 +131,7 @@ class Bench:
             validation classes.
         starts, about: as `make_starts` returns them.
         rates: learning rate of every start and number of shots.
-        images: training images that the learngene cost.
+        images: training images that the learngene cost; None: not known.
         learngene: digest of the gene.
     """
 
@@ -133,7 +139,7 @@ class Bench:
     starts: dict[str, Start]
     about: dict[str, dict[str, Any]]
     rates: Rates
-    images: int
+    images: int | None
     learngene: str
 
     @classmethod
@@ -142,8 +148,7 @@ class Bench:
         starts, about = make_starts(learngene, world, names, advance)
         seed = derive(world.config.seed, "fewshot")
         rates = choose_rates(starts, world.val, world.config.fewshot, seed, world.compute, advance=advance)
-        images = int(learngene.provenance["images"]["total"])
-        return cls(world, starts, about, rates, images, learngene.digest)
+        return cls(world, starts, about, rates, _images_of(learngene), learngene.digest)
 
     def evidence(self, request: DataRequest, advance: Advance) -> Evidence:
         """Compare the starts on the novel classes of a source.
