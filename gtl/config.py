@@ -67,8 +67,10 @@ class FoundersSection(Section):
     threads: int = Field(
         0, ge=0, le=1024, description="CPU threads of its training, for which all wait; 0: all cores, when a run begins"
     )
-    checkpoint: str | None = Field(None, description="state dict in safetensors, instead of training an ancestor")
-    channels: tuple[Literal["l1", "bn", "random"], ...] = Field(
+    checkpoint: str | None = Field(
+        None, description="state dict, .safetensors or torch's .pt, instead of training an ancestor (docs/condense.md)"
+    )
+    channels: tuple[Literal["l1", "bn", "random", "taylor", "activation", "uniform"], ...] = Field(
         ("l1", "bn", "random"), min_length=1, description="scores that choose a founder's channels, in turn (row 8)"
     )
     allocations: tuple[Literal["drawn", "uniform", "early"], ...] = Field(

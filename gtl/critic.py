@@ -78,27 +78,58 @@ def pooled_features(network: ConvNet, images: ImageSet, compute: Compute) -> tor
     return torch.cat(rows)
 
 
-def ridge_accuracy(
-    fit: torch.Tensor, labels: torch.Tensor, score: torch.Tensor, truth: torch.Tensor, ridge: float
-) -> float:
-    """Accuracy of ridge regression to one-hot targets, closed form (dual: samples are fewer than features).
+@dataclass(frozen=True)
+class RidgeHead:
+    """A linear classifier on features ``(N, D)``: called with them, it gives float64 scores ``(N, C)``.
+
+    Attributes:
+        mean, std: float32 ``(D,)``, of the features that it was fitted on.
+        weights: float64 ``(D, C)``, on standardised features.
+        offset: float64 ``(C,)``, shares of the classes.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+    weights: torch.Tensor
+    offset: torch.Tensor
+
+    def __call__(self, features: torch.Tensor) -> torch.Tensor:
+        return ((features - self.mean) / self.std).double() @ self.weights + self.offset
+
+
+def ridge_head(features: torch.Tensor, labels: torch.Tensor, ridge: float, classes: int = -1) -> RidgeHead:
+    """Ridge regression to one-hot targets, closed form (dual: samples are fewer than features).
 
     Args:
-        fit, score: features ``(N, D)`` and ``(M, D)``; standardised here with the fit set's statistics.
-        labels, truth: int64 ``(N,)`` and ``(M,)``.
+        features: float32 ``(N, D)``; standardised here.
+        labels: int64 ``(N,)``.
         ridge: regulariser relative to the mean squared feature norm.
+        classes: C; -1: the largest label and one.
     """
-    mean, std = fit.mean(0), fit.std(0)
+    mean, std = features.mean(0), features.std(0)
     std = torch.where(std > 1e-6, std, torch.ones_like(std))
-    fit, score = ((fit - mean) / std).double(), ((score - mean) / std).double()
-    targets = F.one_hot(labels).double()
+    fit = ((features - mean) / std).double()
+    targets = F.one_hot(labels, classes).double()
     offset = targets.mean(0)
     gram = fit @ fit.T
     penalty = ridge * gram.diagonal().mean().clamp_min(1e-9)  # a dead gene has no feature, and scores chance
     weights = torch.linalg.solve(
         gram + penalty * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), targets - offset
     )
-    predicted = (score @ (fit.T @ weights) + offset).argmax(1)
+    return RidgeHead(mean, std, fit.T @ weights, offset)
+
+
+def ridge_accuracy(
+    fit: torch.Tensor, labels: torch.Tensor, score: torch.Tensor, truth: torch.Tensor, ridge: float
+) -> float:
+    """Accuracy on `score` of the `ridge_head` of `fit`.
+
+    Args:
+        fit, score: features ``(N, D)`` and ``(M, D)``.
+        labels, truth: int64 ``(N,)`` and ``(M,)``.
+        ridge: as `ridge_head` has it.
+    """
+    predicted = ridge_head(fit, labels, ridge)(score).argmax(1)
     return float((predicted == truth).double().mean())
 
 

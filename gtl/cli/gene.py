@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,11 +48,7 @@ def inspect(learngene: GenePath, json_: JsonFlag = False) -> None:
         f"{shares['circuit']:.1%} as a circuit, {shares['kernels']:.1%} if whole kernels are counted"
     )
     if "data" in provenance:
-        console.print(
-            f"made: {provenance['method']}, {provenance['generations']} generations on {provenance['data']['source']}, "
-            f"seed {provenance['seed']}, {provenance['images']['total']:,} training images, "
-            f"fitness {provenance['winner']['fitness']:.3f} on validation classes ({provenance['critic']['kind']} critic)"
-        )
+        console.print(f"made: {_made(provenance)}")
     for row in gene.evidence:
         console.print(render_starts(row) if {"descendants", "data", "starts"} <= row.keys() else f"evidence: {row}")
 
@@ -263,6 +259,22 @@ def load_gene(path: Path) -> Any:
             raise LearngeneError(f"{path} holds no {LEARNGENE}: the run is not finished. Go on with: gtl resume {path}")
         path = path / LEARNGENE
     return Learngene.load(path)
+
+
+def _made(provenance: Mapping[str, Any]) -> str:
+    """How a gene was made, in one sentence."""
+    cut, images, source = provenance.get("cut"), provenance["images"]["total"], provenance["data"]["source"]
+    how = f"{provenance.get('generations')} generations on {source}"
+    if cut is not None:
+        how = (
+            f"sha256 {provenance['checkpoint']['sha256'][:12]}, channels by {cut['channels']}, {cut['allocation']} "
+            f"allocation, norms and critic on {source}"
+        )
+    return (
+        f"{provenance['method']}, {how}, seed {provenance['seed']}, "
+        f"{'unknown' if images is None else format(images, ',')} training images, "
+        f"fitness {provenance['winner']['fitness']:.3f} on validation classes ({provenance['critic']['kind']} critic)"
+    )
 
 
 def _split(text: str, option: str) -> list[str]:

@@ -12,6 +12,7 @@ from gtl.genotype import ChannelMask, Genotype
 from gtl.layout import ChannelLayout
 
 ALLOCATIONS = ("uniform", "early")
+EVEN = "uniform"  # the way to choose channels that looks at none of them: `even_channels`
 SMALLEST_SHARE = 0.05  # of a group's channels, before scaling to the drawn size
 
 
@@ -83,5 +84,16 @@ def top_channels(counts: Mapping[str, int], ranking: Ranking) -> Genotype:
     """The genotype of the best-ranked channels of every group; ties go to the lower index."""
     return Genotype(
         {group: ChannelMask(len(ranking[group]), np.argsort(-ranking[group], kind="stable")[:count].tolist())
+         for group, count in counts.items()}
+    )  # fmt: skip
+
+
+def even_channels(counts: Mapping[str, int], sizes: Mapping[str, int]) -> Genotype:
+    """The genotype of evenly spaced channels of every group, whatever is in them: of n channels, ``floor(i n / k)``.
+
+    This is Weight Selection's uniform selection (Xu et al. 2024, arXiv 2311.18823): every (n / k)-th where k divides n.
+    """
+    return Genotype(
+        {group: ChannelMask(sizes[group], [i * sizes[group] // count for i in range(count)])
          for group, count in counts.items()}
     )  # fmt: skip

@@ -6,41 +6,22 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from gtl import storage
-from gtl.critic import Gene, criticise, draw_tasks
 from gtl.data.cache import cache_dir
 from gtl.errors import EvolutionError, StorageError
 from gtl.evolution.founding import ALLOCATIONS, allocation
 from gtl.genotype import Genotype
 from gtl.learngene.founders import pretrain
-from gtl.learngene.oneshot import METHODS, one_shot_genotype
-from gtl.life import World, norm_fitted
+from gtl.learngene.oneshot import METHODS, OneShot, one_shot, picker
+from gtl.life import World
 from gtl.seeds import derive
 from gtl.surgery import GeneTensors, gather
 from gtl.versions import code_digest, versions
-
-
-@dataclass(frozen=True)
-class OneShot:
-    """A one-shot gene of a network at a given size.
-
-    Attributes:
-        method: score that chose its channels.
-        allocation: ``uniform``, ``early``, or ``gene`` (the learngene's own counts per group).
-        fitness: critic accuracy on validation classes.
-    """
-
-    method: str
-    allocation: str
-    genotype: Genotype
-    tensors: GeneTensors
-    fitness: float
 
 
 def training_steps(world: World, images: int) -> int:
@@ -99,20 +80,17 @@ def kept_tensors(world: World, key: Mapping[str, Any], make: Callable[[], GeneTe
 
 
 def one_shots(world: World, tensors: GeneTensors, learngene: Genotype) -> list[OneShot]:
-    """One-shot genes of the learngene's size from a trained network: all scores x all allocations, the fittest first.
+    """One-shot genes of the learngene's size from a trained network: all methods x all allocations, the fittest first.
+
 
     They are ranked by the run's own critic on validation classes; novel classes are not seen.
     """
-    layout, section = world.layout, world.config.critic
-    share = layout.circuit_share(learngene.counts)
-    seed = derive(world.config.seed, "one-shot")
-    tasks = draw_tasks(world.val, section, seed, section.final_tasks)
-    allocations = {kind: allocation(layout, kind, share) for kind in ALLOCATIONS} | {"gene": learngene.counts}
+    share = world.layout.circuit_share(learngene.counts)
+    allocations = {kind: allocation(world.layout, kind, share) for kind in ALLOCATIONS} | {"gene": learngene.counts}
     candidates = []
-    for kind, counts in allocations.items():
-        for method in METHODS:
-            genotype = one_shot_genotype(tensors, layout, counts, method, world.config.seed)
-            cut = norm_fitted(gather(tensors, layout, genotype), genotype, world, seed)
-            scores = criticise(Gene(world.host, genotype, cut), tasks, section, seed, world.compute)
-            candidates.append(OneShot(method, kind, genotype, cut, sum(scores) / len(scores)))
+    for method in METHODS:
+        pick = picker(tensors, world.layout, method, world.config.seed, world)
+        candidates += [
+            one_shot(world, tensors, counts, method, allocation=name, pick=pick) for name, counts in allocations.items()
+        ]
     return sorted(candidates, key=lambda candidate: -candidate.fitness)

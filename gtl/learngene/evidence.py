@@ -27,7 +27,7 @@ from gtl.fewshot import (
     run_here,
 )
 from gtl.learngene.artifact import Learngene
-from gtl.learngene.opponents import Setting, entrants
+from gtl.learngene.opponents import Setting, cost, entrants
 from gtl.life import World
 from gtl.seeds import derive
 from gtl.versions import versions
@@ -46,7 +46,7 @@ class Evidence:
         results: descendants, one entry per start and number of shots.
         instincts: untrained newborns, one entry per start.
         starts: what each start inherits, in words and numbers.
-        images: training images behind the pretrained and the evolved starts.
+        images: training images behind the pretrained and the evolved starts; None: not known, as of a checkpoint.
         protocol: how every descendant was trained and tested; versions; seed.
     """
 
@@ -55,7 +55,7 @@ class Evidence:
     results: list[StartResult]
     instincts: list[InstinctResult]
     starts: dict[str, dict[str, Any]]
-    images: int
+    images: int | None
     protocol: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class Bench:
             validation classes.
         starts, about: as `make_starts` returns them.
         rates: learning rate of every start and number of shots.
-        images: training images that the learngene cost.
+        images: training images that the learngene cost; None: not known.
         learngene: digest of the gene.
         run: how and where trials run.
     """
@@ -101,7 +101,7 @@ class Bench:
     starts: dict[str, Start]
     about: dict[str, dict[str, Any]]
     rates: Rates
-    images: int
+    images: int | None
     learngene: str
     run: Run = run_here
 
@@ -115,8 +115,7 @@ class Bench:
         about = {entrant.name: entrant.to_json() for entrant in found}
         seed = derive(world.config.seed, "fewshot")
         rates = choose_rates(starts, world.val, world.config.fewshot, seed, world.compute, advance=advance, run=run)
-        images = int(learngene.provenance["images"]["total"])
-        return cls(world, starts, about, rates, images, learngene.digest, run)
+        return cls(world, starts, about, rates, cost(learngene), learngene.digest, run)
 
     def evidence(self, request: DataRequest, advance: Advance) -> Evidence:
         """Compare the starts on the novel classes of a source.

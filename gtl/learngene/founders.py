@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from gtl.config import Config
-from gtl.errors import ConfigError, EvolutionError
+from gtl.errors import EvolutionError
+from gtl.learngene.checkpoint import read_checkpoint
 from gtl.life import World
 from gtl.models import ArchSpec, ConvNet, build
 from gtl.seeds import derive
@@ -20,6 +19,7 @@ from gtl.surgery import GeneTensors, gather
 from gtl.training import Progress, TrainingResult, cpu_threads, train
 
 SAVE_EVERY = 20.0  # seconds between saves of a training's progress
+CHECKPOINT = "founders.checkpoint"
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def ancestor_tensors(
     """
     config = world.config
     if config.founders.checkpoint is not None:
-        return read_checkpoint(Path(config.founders.checkpoint), world), 0
+        return read_checkpoint(Path(config.founders.checkpoint), world.host, CHECKPOINT).tensors, 0
     steps = ancestor_steps(config, len(world.train.labels))
     with cpu_threads(config.founders.threads):
         network, result = pretrain(world, steps, derive(config.seed, "ancestor"), saved=saved, save=save, every=every)
@@ -144,23 +144,4 @@ def ancestor_tensors(
 def check_checkpoint(world: World) -> None:
     """Raise ConfigError if the configuration names a checkpoint that cannot be an ancestor."""
     if world.config.founders.checkpoint is not None:
-        read_checkpoint(Path(world.config.founders.checkpoint), world)
-
-
-def read_checkpoint(path: Path, world: World) -> GeneTensors:
-    """The tensors of a user's checkpoint: a safetensors state dict of the configured network; its head is ignored."""
-    try:
-        state = load_file(path)
-    except FileNotFoundError:
-        raise ConfigError(f"founders.checkpoint: there is no file {path}") from None
-    except (SafetensorError, OSError) as error:
-        raise ConfigError(f"founders.checkpoint: {path} is not a readable safetensors file ({error})") from None
-    layout = world.layout
-    for name in layout.inherited:
-        found = tuple(state[name].shape) if name in state else None
-        if found != layout.shapes[name]:
-            raise ConfigError(
-                f"founders.checkpoint: {path} has {name} of shape {found}, the configured {world.host.arch} needs "
-                f"{layout.shapes[name]}. Set model.arch, model.family and model.width to the checkpoint's network."
-            )
-    return gather({name: state[name].float() for name in layout.inherited}, layout, layout.full())
+        read_checkpoint(Path(world.config.founders.checkpoint), world.host, CHECKPOINT)

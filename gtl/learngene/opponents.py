@@ -17,8 +17,9 @@ from gtl.fewshot import SCRATCH, Advance
 from gtl.genotype import ChannelMask, Genotype
 from gtl.individual import Job, ParentGene
 from gtl.learngene.artifact import Learngene
-from gtl.learngene.baselines import OneShot, kept_tensors, one_shots, pretrained_tensors, training_steps
+from gtl.learngene.baselines import kept_tensors, one_shots, pretrained_tensors, training_steps
 from gtl.learngene.founders import ancestor_steps, ancestor_tensors
+from gtl.learngene.oneshot import OneShot, layer_activity
 from gtl.learngene.starts import Initialisation, gene_start, scratch_start
 from gtl.life import World, evaluate, norm_fitted
 from gtl.models import build
@@ -36,14 +37,14 @@ class Entrant:
         name: in tables.
         start: how its newborns are initialised.
         share: of the convolution parameters that are inherited.
-        images: training images behind it.
+        images: training images behind it; None: nobody knows.
         about: more to say, as JSON: kept channels, method, allocation.
     """
 
     name: str
     start: Initialisation
     share: float
-    images: int
+    images: int | None
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -66,8 +67,8 @@ class Setting:
         Raises:
             DataError: nobody knows, since the ancestor came from a checkpoint.
         """
-        images = self.learngene.provenance.get("images", {}).get("total")
-        if self.world.config.founders.checkpoint is not None or not isinstance(images, int):
+        images = cost(self.learngene)
+        if self.world.config.founders.checkpoint is not None or images is None:
             raise DataError(
                 "what this gene cost in training images is not known, since its ancestor was a checkpoint or it carries no "
                 "record: no reference can be trained as long; compare --starts scratch,learngene"
@@ -84,7 +85,7 @@ class Setting:
         """One-shot genes of the learngene's size cut from the reference, the fittest first."""
         return one_shots(self.world, self.reference, self.learngene.genotype)
 
-    def gene(self, name: str, genotype: Genotype, tensors: GeneTensors, images: int, **about: Any) -> Entrant:
+    def gene(self, name: str, genotype: Genotype, tensors: GeneTensors, images: int | None, **about: Any) -> Entrant:
         """An entrant that inherits a circuit."""
         share = self.world.layout.circuit_share(genotype.counts)
         start = gene_start(self.world.host, genotype, tensors)
@@ -93,6 +94,12 @@ class Setting:
     def fitted(self, tensors: GeneTensors, genotype: Genotype) -> GeneTensors:
         """The circuit with its norms' statistics measured on itself."""
         return norm_fitted(tensors, genotype, self.world, derive(self.world.config.seed, "opponents"))
+
+
+def cost(learngene: Learngene) -> int | None:
+    """Training images that a learngene cost; None: not known, as of one that was cut from a checkpoint."""
+    total = learngene.provenance.get("images", {}).get("total")
+    return None if total is None else int(total)
 
 
 def scratch(setting: Setting) -> list[Entrant]:
@@ -140,6 +147,17 @@ def last_layers(setting: Setting) -> list[Entrant]:
     """
     names = list(reversed(setting.world.layout.convolutions))
     return [_layers("last layers", names, setting)]
+
+
+def heuristic_layers(setting: Setting) -> list[Entrant]:
+    """Whole layers of the reference, the least active first, as many as fit; at least one (Heur-LG, arXiv 2106.06788).
+
+    Heur-LG keeps the layers that learning hardly changes, by the share of weights whose gradient passes a threshold. How
+    the layers are read off those curves is not in the published code, so ours is stated in `layer_activity`.
+    """
+    activity = layer_activity(setting.reference, setting.world)
+    entrant = _layers("Heur-LG", sorted(activity, key=activity.__getitem__), setting)
+    return [entrant]
 
 
 def _layers(name: str, ranked: Sequence[str], setting: Setting) -> Entrant:
@@ -266,8 +284,7 @@ def _lineage(setting: Setting, lives: int) -> GeneTensors:
 def evolved(setting: Setting) -> list[Entrant]:
     """The learngene itself."""
     gene = setting.learngene
-    images = gene.provenance.get("images", {}).get("total", 0)
-    return [setting.gene("learngene", gene.genotype, dict(gene.tensors), int(images))]
+    return [setting.gene("learngene", gene.genotype, dict(gene.tensors), cost(gene))]
 
 
 OPPONENTS: dict[str, Callable[[Setting], list[Entrant]]] = {
@@ -277,6 +294,7 @@ OPPONENTS: dict[str, Callable[[Setting], list[Entrant]]] = {
     "one-shot": one_shot,
     "one-shots": all_one_shots,
     "weight-selection": weight_selection,
+    "heur-lg": heuristic_layers,
     "last-layers": last_layers,
     "random-weights": random_weights,
     "random-mask": random_mask,

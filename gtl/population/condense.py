@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from gtl.config_file import config_hash
 from gtl.errors import EvolutionError
 from gtl.evolution.fitness import raw_score
-from gtl.genotype import Genotype
 from gtl.individual import Individual
-from gtl.layout import ChannelLayout
 from gtl.learngene.artifact import Learngene
+from gtl.learngene.records import make_learngene, plain_config
 from gtl.life import World
 from gtl.lineage import Lineage
 from gtl.population.evaluator import Evaluator, GeneStore
@@ -46,25 +42,6 @@ def condense(
     )
 
 
-def make_learngene(
-    world: World, genotype: Genotype, tensors: Mapping[str, torch.Tensor], provenance: dict[str, Any]
-) -> Learngene:
-    """A learngene of these tensors. `provenance` must not hold times or paths: equal runs give equal bytes."""
-    return Learngene(world.host.arch, genotype, tensors, shares(world.layout, genotype), provenance, ())
-
-
-def shares(layout: ChannelLayout, genotype: Genotype) -> dict[str, float | int]:
-    """Size of a gene, counted both ways (methods.md 1.3): circuits (both sides restricted) and whole kernels."""
-    counts = genotype.counts
-    return {
-        "circuit": layout.circuit_share(counts),
-        "kernels": layout.kernel_share(counts),
-        "circuit_parameters": layout.circuit_parameters(counts),
-        "kernel_parameters": layout.kernel_parameters(counts),
-        "network_parameters": layout.parameters,
-    }
-
-
 def _provenance(
     manager: Manager,
     best: Individual,
@@ -75,15 +52,10 @@ def _provenance(
 ) -> dict[str, Any]:
     """Where the gene comes from: what is needed to make it again, and what it cost."""
     assert best.evaluation is not None
-    config = world.config.model_dump(mode="json")
-    config["data"]["root"] = None  # a path of the machine it was made on says nothing elsewhere
-    del config["cluster"]  # no part of the result: equal genes of one worker and of many have equal bytes
-    if world.config.founders.checkpoint is not None:
-        config["founders"]["checkpoint"] = Path(world.config.founders.checkpoint).name
     parent = best.parents[0]
     return {
         "method": "genetic transfer learning",
-        "config": config,
+        "config": plain_config(world.config),
         "config_hash": config_hash(world.config),
         "data": {"source": world.train.source, "classes": world.class_digest, "lists": world.class_lists},
         "seed": world.config.seed,

@@ -6,16 +6,18 @@ A training that is killed goes on from its last saved epoch and gives the same a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from gtl.critic import Gene, criticise, draw_tasks
 from gtl.errors import RunError
 from gtl.evolution.mutation import Ranking
 from gtl.learngene import founders
 from gtl.learngene.founders import Saved, ancestor_part, ancestor_steps, ancestor_tensors
-from gtl.learngene.oneshot import METHODS, channel_scores
+from gtl.learngene.oneshot import BY_IMAGES, BY_STATE, channel_scores
 from gtl.life import World
 from gtl.models import build
 from gtl.population.evaluator import Evaluator
@@ -59,8 +61,23 @@ def found(world: World, evaluator: Evaluator, store: RunStore, say: Callable[[st
         record = {"gene": store.blobs.put(tensors), "images": images, "reference": reference}
         _record(store, record)
     tensors = store.blobs.get(record["gene"])
-    rankings = {method: channel_scores(tensors, world.layout, method, world.config.seed) for method in METHODS}
+    rankings = {method: channel_scores(tensors, world.layout, method, world.config.seed) for method in BY_STATE}
+    wanted = [method for method in BY_IMAGES if method in world.config.founders.channels]
+    if not record.get("scores", {}).keys() >= set(wanted):
+        record["scores"] = evaluator.call(image_scores, tensors, wanted)
+        _record(store, record)
+    for method in wanted:  # as they were found first: another machine would round otherwise
+        rankings[method] = {group: np.asarray(worth) for group, worth in record["scores"][method].items()}
     return Ancestor(record["gene"], int(record["images"]), rankings, record["reference"])
+
+
+def image_scores(world: World, tensors: GeneTensors, methods: Sequence[str]) -> dict[str, dict[str, list[float]]]:
+    """Channel scores that look at train images: method -> group -> worth of each channel, as JSON holds them exactly."""
+    found = {}
+    for method in methods:
+        scores = channel_scores(tensors, world.layout, method, world.config.seed, world)
+        found[method] = {group: worth.tolist() for group, worth in scores.items()}
+    return found
 
 
 def _train(world: World, evaluator: Evaluator, store: RunStore, say: Callable[[str], None]) -> tuple[GeneTensors, int]:

@@ -13,7 +13,7 @@ from typing import Any
 from gtl.config import Config
 from gtl.errors import ClusterError, EvolutionError
 from gtl.evolution.fitness import update_scores
-from gtl.evolution.founding import draw_allocation, top_channels
+from gtl.evolution.founding import EVEN, draw_allocation, even_channels, top_channels
 from gtl.evolution.mutation import Ranking
 from gtl.evolution.toolbox import HallOfFame, generation_statistics, make_toolbox
 from gtl.genotype import ChannelMask, Genotype
@@ -197,13 +197,15 @@ class Manager:
         for number in range(self.config.evolution.population):
             draw = rng(self.config.seed, "founder", number)
             counts = draw_allocation(draw, self.layout, self.config.gene, allocations[number % len(allocations)])
-            ranking = self.rankings.get(methods[number % len(methods)])
-            if ranking is None or self.ancestor is None:
+            method = methods[number % len(methods)]
+            if self.ancestor is None:
                 genotype = Genotype(
                     {g: ChannelMask(w, draw.choice(w, counts[g], replace=False)) for g, w in self.layout.groups.items()}
                 )
+            elif method == EVEN:
+                genotype = even_channels(counts, self.layout.groups)
             else:
-                genotype = top_channels(counts, ranking)
+                genotype = top_channels(counts, self.rankings[method])
             parents = () if self.ancestor is None else (self.ancestor,)
             self._add_birth(generation, number, genotype, parents, str(number), lives=False, parents=())
 

@@ -35,13 +35,33 @@ class Record:
 
 
 def making(record: Record) -> str:
-    evolution = ("config", "evolution")
+    evolved = record.get("cut") is None
     classes = {role: record.get("data", "lists", role) for role in ("train", "val", "novel")}
     counts = ", ".join(f"{len(names)} {role}" for role, names in classes.items() if isinstance(names, Sequence))
     rows = [
         ("method", record.text("method")),
         ("data", record.text("data", "source") + (f": classes {counts}" if counts else "")),
         ("class lists (sha256)", _code(record.text("data", "classes"))),
+        *(_evolution(record) if evolved else _cut(record)),
+        ("largest share allowed", _percent(record.number("config", "gene", "budget"))),
+        ("fitness", _fitness(record)),
+        ("winner" if evolved else "gene", _winner(record)),
+        ("training images", _images(record)),
+        ("seed", record.text("seed")),
+        ("versions", _versions(record)),
+        ("configuration (sha256)", _code(record.text("config_hash"))),
+    ]
+    table = facts([(name, value) for name, value in rows if value])
+    if not table:
+        return "This learngene carries no record of how it was made."
+    line = " and the line of the winner" if evolved else ""
+    inside = f"The whole configuration, the class lists{line} are inside the file: `gtl inspect --json`."
+    return f"{table}\n\n{inside}"
+
+
+def _evolution(record: Record) -> list[tuple[str, str]]:
+    evolution = ("config", "evolution")
+    return [
         ("founders", _founders(record)),
         (
             "generations",
@@ -60,21 +80,17 @@ def making(record: Record) -> str:
                 _with("litters of ", record.text(*evolution, "litter")),
             ),
         ),
-        ("largest share allowed", _percent(record.number("config", "gene", "budget"))),
-        ("fitness", _fitness(record)),
-        ("winner", _winner(record)),
-        ("training images", _images(record)),
-        ("seed", record.text("seed")),
-        ("versions", _versions(record)),
-        ("configuration (sha256)", _code(record.text("config_hash"))),
     ]
-    table = facts([(name, value) for name, value in rows if value])
-    if not table:
-        return "This learngene carries no record of how it was made."
-    inside = (
-        "The whole configuration, the class lists and the line of the winner are inside the file: `gtl inspect --json`."
-    )
-    return f"{table}\n\n{inside}"
+
+
+def _cut(record: Record) -> list[tuple[str, str]]:
+    """How a gene was cut from a checkpoint without evolution."""
+    searched = _with(" (", record.text("cut", "evaluations"), " genes judged)")
+    return [
+        ("checkpoint (sha256)", _code(record.text("checkpoint", "sha256"))),
+        ("channels of a group", _with("by ", record.text("cut", "channels"))),
+        ("channels per group", record.text("cut", "allocation") + searched),
+    ]
 
 
 def _founders(record: Record) -> str:
@@ -103,8 +119,11 @@ def _winner(record: Record) -> str:
     parents, line = record.get("winner", "parents"), record.get("winner", "line")
     fitness = record.number("winner", "fitness")
     several = isinstance(parents, Sequence) and len(parents) > 1
+    selected = record.get("cut") is None or record.get("cut", "evaluations") is not None
     return _join(
-        "" if fitness is None else f"{100 * fitness:.1f} % on validation classes, which it was selected on",
+        ""
+        if fitness is None
+        else f"{100 * fitness:.1f} % on validation classes{', which it was selected on' if selected else ''}",
         f"average of {len(parents)} siblings" if several else "",
         f"line of {len(line)} ancestors" if isinstance(line, Sequence) and line else "",
     )
@@ -112,6 +131,9 @@ def _winner(record: Record) -> str:
 
 def _images(record: Record) -> str:
     total, ancestor, lives = (record.number("images", key) for key in ("total", "ancestor", "lives"))
+    images = record.get("images")
+    if isinstance(images, Mapping) and images.get("total", 0) is None:
+        return "unknown"
     parts = [f"{value:,} {name}" for name, value in (("ancestor", ancestor), ("lives", lives)) if value is not None]
     return "" if total is None else f"{total:,}" + (f" ({', '.join(parts)})" if parts else "")
 

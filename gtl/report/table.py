@@ -19,7 +19,7 @@ from gtl.stats import DataInterval, Estimate, data_interval, paired_difference, 
 
 Row = Mapping[str, Any]
 LEARNGENE = "learngene"
-NONE = "-"
+NONE, UNKNOWN = "-", "unknown"
 RIGHT = {"shots", "inherited", "accuracy", "gain, points", "n", "rate", "images"}
 WHOLE = {"shots", "start", "n", "rate", "images"}  # never broken into lines, however narrow the terminal
 
@@ -48,10 +48,16 @@ def starts_table(results: Sequence[Row], starts: Mapping[str, Row] | None = None
                 "gain, points": NONE if result.get("gain") is None else gain_text(result["gain"]),
                 "n": str(result["accuracy"]["n"]),
                 "rate": f"{result['learning_rate']:g}",
-                "images": f"{about['images']:,}" if "images" in about else NONE,
+                "images": _images_text(about),
             }
         )
     return rows
+
+
+def _images_text(about: Row) -> str:
+    if "images" not in about:
+        return NONE
+    return UNKNOWN if about["images"] is None else f"{about['images']:,}"
 
 
 def instinct_table(instincts: Sequence[Row]) -> list[dict[str, str]]:

@@ -13,10 +13,11 @@ from pico import gratings, merged, world
 from gtl.errors import EvolutionError
 from gtl.evolution.fitness import raw_score
 from gtl.individual import Evaluation, Individual, Job, Outcome, Status
+from gtl.learngene.records import shares
 from gtl.life import World
 from gtl.lineage import Lineage
 from gtl.population.blobs import BlobStore
-from gtl.population.condense import condense, shares
+from gtl.population.condense import condense
 from gtl.population.evaluator import AroundEvaluator, InProcessEvaluator
 from gtl.population.founding import Ancestor
 from gtl.population.manager import Manager
