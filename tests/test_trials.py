@@ -235,6 +235,8 @@ def test_digests_tell_starts_apart() -> None:
     starts.append(scratch_start(spec("vgg11", width=5)))
     assert len({start.digest for start in starts}) == len(starts)
     assert gene().digest == full.digest
+    backwards = dict(reversed(full.tensors.items()))  # as files may hold them
+    assert list(backwards) != list(full.tensors) and replace(full, tensors=backwards).digest == full.digest
 
 
 def test_plain_values_of_a_descendant() -> None:

@@ -48,7 +48,8 @@ class Initialisation:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of everything above."""
+        """sha256 of everything above; tensors that were read from a file come in another order, and are the same."""
+        tensors = sorted(self.tensors.items())
         found = hashlib.sha256(
             json.dumps(
                 [
@@ -56,11 +57,11 @@ class Initialisation:
                     list(self.host.widths),
                     None if self.genotype is None else self.genotype.to_json(),
                     self.frozen,
-                    [(name, list(tensor.shape)) for name, tensor in self.tensors.items()],
+                    [(name, list(tensor.shape)) for name, tensor in tensors],
                 ]
             ).encode()
         )
-        for tensor in self.tensors.values():
+        for _, tensor in tensors:
             found.update(tensor.contiguous().numpy().tobytes())
         return found.hexdigest()
 
