@@ -169,6 +169,15 @@ class LifeSection(Section):
     task: Literal["individual", "shared"] = Field(
         "individual", description="own classes, or one draw a generation (row 5)"
     )
+    host: Literal["newborn", "circuit"] = Field(
+        "newborn",
+        description="where the gene lives: in a whole newborn network (the paper), or alone, as the thin network of its own "
+        "channels (an extension: everything that is learned is learned by what is inherited)",
+    )
+    distill: Rate = Field(
+        0.0, description="share of the loss that asks for the ancestor's answers, softened (an extension; 0: none)"
+    )
+    temperature: float = Field(4.0, gt=0.0, le=100.0, description="by which the answers are softened")
     zero_block: Literal["trained", "masked"] = Field(
         "trained", description="whether the gene's channels may come to read from the rest while the host lives"
     )
@@ -283,12 +292,28 @@ class Config(Section):
             problems.append(
                 f"gene.initial_share ({low}, {high}) must rise and end within gene.budget ({self.gene.budget})"
             )
-        problems += self._racing_problems()
+        problems += [*self._racing_problems(), *self._life_problems()]
         if self.founders.checkpoint is not None and self.founders.kind == "random":
             problems.append("founders.checkpoint needs founders.kind: ancestor")
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _life_problems(self) -> list[str]:
+        life, problems = self.life, []
+        if life.distill and self.founders.kind == "random":
+            problems.append("life.distill needs founders.kind: ancestor; random founders have no answers to give")
+        if life.host == "circuit" and (life.gene_update != 1.0 or life.zero_block == "masked"):
+            problems.append(
+                "life.host: circuit has nothing but the gene: leave out life.gene_update and life.zero_block, or set "
+                "life.host: newborn"
+            )
+        if self.compute.pack > 1 and (life.distill or life.host == "circuit"):
+            problems.append(
+                f"compute.pack ({self.compute.pack}) must be 1 with life.host: circuit or life.distill: such lives are "
+                "trained one by one"
+            )
+        return problems
 
     def _racing_problems(self) -> list[str]:
         racing, whole = self.evolution.racing, self.life.steps

@@ -140,7 +140,9 @@ def _drive(store: RunStore, world: World, employed: Employed, signals: Signals, 
         evaluator = _evaluator(employed, store, world)
         ancestor = found(world, evaluator, store, observer.message)
         latest = store.latest()
-        manager = Manager(world.config, world.layout, ancestor.digest, ancestor.rankings, latest and latest[1])
+        manager = Manager(
+            world.config, world.layout, ancestor.digest, ancestor.rankings, latest and latest[1], ancestor.teacher
+        )
         manager.toolbox.register("evaluate", evaluator.evaluate)
         observer.started(manager, ancestor, store.path)
         while not manager.done:

@@ -105,6 +105,7 @@ class Job:
         critic_tasks: how many tasks the critic sets.
         task_seed: seeds the draw of the life's classes.
         steps: optimiser steps of the life, where it is a heat of a race; None: ``life.steps``.
+        teacher: content hash of the ancestor that the life is distilled from; None: of none.
     """
 
     individual: str
@@ -117,12 +118,17 @@ class Job:
     critic_tasks: int
     task_seed: int
     steps: int | None = None
+    teacher: str | None = None
+
+    @property
+    def genes(self) -> tuple[str, ...]:
+        """Content hashes of all tensors that the job needs: its parents' in their order, then its teacher's."""
+        return (*(parent.gene for parent in self.parents), *([] if self.teacher is None else [self.teacher]))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain form; without `steps` where it is None, as before there were heats."""
+        """Plain form; without `steps` and `teacher` where they are None, as before there were any."""
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        if self.steps is None:
-            del plain["steps"]
+        plain = {name: value for name, value in plain.items() if value is not None}
         return {**plain, "genotype": self.genotype.to_json(), "parents": [parent.to_json() for parent in self.parents]}
 
     @cached_property

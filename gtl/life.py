@@ -17,6 +17,7 @@ from gtl.critic import Gene, critic_images, criticise, draw_tasks
 from gtl.data.augment import Augmenter
 from gtl.data.batches import Environment
 from gtl.data.images import ImageSet, refuse_novel
+from gtl.distillation import Teacher, head_of_circuit
 from gtl.genotype import Genotype
 from gtl.individual import Evaluation, Job, Status
 from gtl.layout import ChannelLayout
@@ -24,8 +25,8 @@ from gtl.models import ArchSpec, ConvNet, build, gene_layout
 from gtl.packing import Packing, train_pack
 from gtl.phenotype import newborn, thin_network
 from gtl.seeds import derive, rng
-from gtl.surgery import GeneTensors, combine, gather, gene_region
-from gtl.training import Compute, TrainingResult, reestimate_norms
+from gtl.surgery import GeneTensors, combine, gather, gene_region, scatter
+from gtl.training import Compute, Loss, TrainingResult, reestimate_norms
 
 NORM_IMAGES = 2048  # images that batch-norm statistics are estimated on
 
@@ -93,33 +94,35 @@ class Newborn:
     Attributes:
         inherited: the gene that the host was born with; None without parents.
         host: None where an unchanged gene only meets new critic tasks.
+        teacher: the ancestor that the life is distilled from.
     """
 
     job: Job
     inherited: tuple[Genotype, GeneTensors] | None
     host: ConvNet | None
+    teacher: GeneTensors | None = None
 
 
 Judged = tuple[GeneTensors | None, Evaluation]
 
 
-def evaluate(job: Job, parents: Sequence[GeneTensors], world: World) -> Judged:
+def evaluate(job: Job, genes: Sequence[GeneTensors], world: World) -> Judged:
     """Live one life and be judged.
 
     Args:
         job: what to do.
-        parents: tensors of ``job.parents``, in the same order.
+        genes: tensors of ``job.genes``, in the same order.
 
     Returns:
         The child's gene tensors (None if it failed) and its evaluation. The same on every machine of one kind.
     """
     began = time.perf_counter()
-    child = _birth(job, parents, world)
+    child = _birth(job, genes, world)
     (result,) = _live([child], world, "loop")
     return _finish(child, result, world, began)
 
 
-def evaluate_pack(jobs: Sequence[Job], parents: Sequence[Sequence[GeneTensors]], world: World) -> list[Judged]:
+def evaluate_pack(jobs: Sequence[Job], genes: Sequence[Sequence[GeneTensors]], world: World) -> list[Judged]:
     """`evaluate` of several jobs that live equally long, their hosts trained at once (``compute.packing``).
 
     A member that diverges does not touch the others. Each tells the size of the pack among its metrics, and as its
@@ -127,13 +130,13 @@ def evaluate_pack(jobs: Sequence[Job], parents: Sequence[Sequence[GeneTensors]],
 
     Args:
         jobs: what to do; how much they round depends on who is among them, and in which order.
-        parents: of each job, as `evaluate` has them.
+        genes: of each job, as `evaluate` has them.
 
     Raises:
         ValueError: lives of different lengths, or on environments that fill batches of different sizes.
     """
     began = time.perf_counter()
-    newborns = [_birth(job, tensors, world) for job, tensors in zip(jobs, parents, strict=True)]
+    newborns = [_birth(job, tensors, world) for job, tensors in zip(jobs, genes, strict=True)]
     results = _live(newborns, world, world.config.compute.packing)
     share = (time.perf_counter() - began) / len(jobs)
     found = []
@@ -143,8 +146,11 @@ def evaluate_pack(jobs: Sequence[Job], parents: Sequence[Sequence[GeneTensors]],
     return found
 
 
-def _birth(job: Job, parents: Sequence[GeneTensors], world: World) -> Newborn:
+def _birth(job: Job, genes: Sequence[GeneTensors], world: World) -> Newborn:
     """A host with the inherited gene in it; without parents, the gene is what its random weights happen to be."""
+    if len(genes) != len(job.genes):
+        raise ValueError(f"{job.individual} needs the tensors of {len(job.genes)} genes, got {len(genes)}")
+    parents, teacher = genes[: len(job.parents)], None if job.teacher is None else genes[-1]
     inherited = _conceive(job, parents, world)
     if not job.lives and len(parents) == 1 and inherited is not None and inherited[0] == job.genotype:
         return Newborn(job, inherited, None)
@@ -153,7 +159,32 @@ def _birth(job: Job, parents: Sequence[GeneTensors], world: World) -> Newborn:
     gene = inherited
     if gene is None:
         gene = job.genotype, gather(build(spec, seed).state_dict(), world.layout, job.genotype)
-    return Newborn(job, inherited, newborn(spec, *gene, seed))
+    if job.lives and world.config.life.host == "circuit":
+        return Newborn(job, inherited, _circuit(job, gene, teacher, world, seed), teacher)
+    return Newborn(job, inherited, newborn(spec, *gene, seed), teacher)
+
+
+def _circuit(
+    job: Job, gene: tuple[Genotype, GeneTensors], teacher: GeneTensors | None, world: World, seed: int
+) -> ConvNet:
+    """The thin network of the child's channels. Channels that mutation added are the ancestor's, or random ones.
+
+    Its head is the ancestor's as far as that reads the circuit; random without an ancestor.
+    """
+    layout, classes = world.layout, _classes(job, world)
+    counts = tuple(job.genotype.counts.items())
+    thin = build(ArchSpec(world.host.arch, counts, world.config.life.n_way), seed)
+    wanted = world.config.evolution.mutation.new_channel
+    whole = (
+        build(world.host, derive(seed, "new channels")).state_dict()
+        if teacher is None or wanted == "random"
+        else teacher
+    )
+    tensors = gather(scatter(gene[1], gene[0], whole, layout), layout, job.genotype)
+    if teacher is not None:
+        tensors |= head_of_circuit(teacher, layout, job.genotype, classes)
+    thin.load_state_dict({**thin.state_dict(), **tensors})
+    return thin
 
 
 def _live(newborns: Sequence[Newborn], world: World, how: Packing) -> Sequence[TrainingResult | None]:
@@ -169,12 +200,13 @@ def _live(newborns: Sequence[Newborn], world: World, how: Packing) -> Sequence[T
         )
     return train_pack(
         hosts,
-        [_environment(each.job, world) for each in newborns],
+        [world.environment(_classes(each.job, world)) for each in newborns],
         life.training,
         steps=steps.pop(),
         seeds=[derive(each.job.seed, "life") for each in newborns],
         compute=world.compute,
         update_scales=[_update_scale(each, world) for each in newborns],
+        losses=[_loss(each, world) for each in newborns],
         how=how,
     )
 
@@ -234,16 +266,35 @@ def _conceive(job: Job, parents: Sequence[GeneTensors], world: World) -> tuple[G
     return genotype, tensors
 
 
-def _environment(job: Job, world: World) -> Environment:
-    """The survival environment of a life: k of the train classes."""
+def _classes(job: Job, world: World) -> list[int] | None:
+    """The k of the train classes that a life's survival environment has; None: all of them, in their own order."""
     n_way = world.config.life.n_way
     classes = rng(job.task_seed, "classes").permutation(world.train.n_classes)[:n_way]
-    return world.environment(classes.tolist() if n_way < world.train.n_classes else None)
+    return classes.tolist() if n_way < world.train.n_classes else None
+
+
+def _loss(child: Newborn, world: World) -> Loss | None:
+    """What a life minimises, where it is not the recipe's cross-entropy."""
+    if child.teacher is None:
+        return None
+    life = world.config.life
+    teacher = Teacher.of(
+        child.teacher,
+        world.host,
+        _classes(child.job, world),
+        share=life.distill,
+        temperature=life.temperature,
+        label_smoothing=life.training.label_smoothing,
+        compute=world.compute,
+    )
+    return teacher.loss
 
 
 def _update_scale(child: Newborn, world: World) -> Mapping[str, torch.Tensor] | None:
     """`update_scale` of a life, by what its host was born with."""
     life = world.config.life
+    if life.host == "circuit":
+        return None  # there is no zero block, and the whole host is the gene
     born_with = child.job.genotype if child.inherited is None else child.inherited[0]
     return update_scale(world.layout, born_with, gene_update=life.gene_update, masked=life.zero_block == "masked")
 
@@ -274,11 +325,13 @@ def _extract(child: Newborn, world: World) -> GeneTensors:
         assert inherited is not None
         return inherited[1]
     host.to("cpu")
-    state = host.state_dict()
-    layout = world.layout
-    if inherited is not None and world.config.evolution.mutation.new_channel == "random" and job.lives:
-        state = _randomise_new_channels(state, layout, inherited[0], job, world)
-    tensors = gather(state, layout, job.genotype)
+    state, layout = host.state_dict(), world.layout
+    if job.lives and world.config.life.host == "circuit":  # it lived alone: all of it is the gene
+        tensors = {name: state[name] for name in layout.inherited}
+    else:
+        if inherited is not None and world.config.evolution.mutation.new_channel == "random" and job.lives:
+            state = _randomise_new_channels(state, layout, inherited[0], job, world)
+        tensors = gather(state, layout, job.genotype)
     if world.config.life.batch_norm == "inherit":
         return tensors
     return norm_fitted(tensors, job.genotype, world, job.critic_seed)

@@ -66,9 +66,8 @@ def measure(
         _check_novel(request, config)
     if workers is None:
         workers = cores() if world.compute.device.type == "cpu" else 1
-    with Trials(workers) as run:
-        bench = Bench.prepare(learngene, world, starts, say, run)
-        return [bench.evidence(request, say) for request in tests]
+    bench = Bench.prepare(learngene, world, starts, say, Trials(workers))
+    return [bench.evidence(request, say) for request in tests]
 
 
 def _compute_here(own: ComputeSection, say: Callable[[str], None]) -> dict[str, Any]:

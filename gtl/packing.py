@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from gtl.config import TrainingSection
 from gtl.data.batches import Batches, Environment
 from gtl.models import ConvNet
-from gtl.training import Compute, Descent, Tail, TrainingResult, all_finite, place, train
+from gtl.training import Compute, Descent, Loss, Tail, TrainingResult, all_finite, place, train
 
 Packing = Literal["loop", "grouped", "vmap"]
 Scales = Sequence[Mapping[str, torch.Tensor] | None]
@@ -38,6 +38,7 @@ def train_pack(
     seeds: Sequence[int],
     compute: Compute,
     update_scales: Scales | None = None,
+    losses: Sequence[Loss | None] | None = None,
     how: Packing = "grouped",
 ) -> list[TrainingResult]:
     """Train several networks in place, each on its own environment and with its own seed, by one recipe.
@@ -48,6 +49,7 @@ def train_pack(
         recipe, steps, compute: of all.
         seeds: one each; a member reads the batches that `train` would read with it.
         update_scales: one each, as `train` has it; None: no update is scaled.
+        losses: one each, as `train` has it; only the loop knows other losses than the recipe's.
         how: by which means.
 
     Returns:
@@ -55,15 +57,19 @@ def train_pack(
         shared out evenly.
 
     Raises:
-        ValueError: the networks differ in shape, or their batches in size.
+        ValueError: the networks differ in shape, or their batches in size, or a loss that only the loop knows.
     """
     began = time.perf_counter()
-    scales = update_scales or [None] * len(networks)
+    scales, asked = update_scales or [None] * len(networks), losses or [None] * len(networks)
     if how == "loop":
         return [
-            train(network, environment, recipe, steps=steps, seed=seed, compute=compute, update_scale=scale)
-            for network, environment, seed, scale in zip(networks, environments, seeds, scales, strict=True)
+            train(network, environment, recipe, steps=steps, seed=seed, compute=compute, update_scale=scale, loss=loss)
+            for network, environment, seed, scale, loss in zip(
+                networks, environments, seeds, scales, asked, strict=True
+            )
         ]
+    if any(loss is not None for loss in asked):
+        raise ValueError("networks with a loss of their own cannot be packed; train them with how='loop'")
     if len({network.spec for network in networks}) != 1:
         raise ValueError("networks of different shapes cannot be packed; train them with how='loop'")
     layout = compute.memory_format
@@ -80,12 +86,12 @@ def train_pack(
         labels = torch.stack([labels for _, labels in members])
         with compute.context():
             logits = pack.logits([inputs for inputs, _ in members])
-        losses = F.cross_entropy(
+        each = F.cross_entropy(
             logits.float().flatten(0, 1), labels.flatten(), label_smoothing=recipe.label_smoothing, reduction="none"
         )
-        losses = losses.view(len(networks), -1).mean(1)
-        descent.step(losses.sum(), step)  # no member's gradient hangs on another's loss
-        tail.add(step, losses)
+        each = each.view(len(networks), -1).mean(1)
+        descent.step(each.sum(), step)  # no member's gradient hangs on another's loss
+        tail.add(step, each)
     pack.unpack()
     found = tail.mean().expand(len(networks)).tolist()
     seconds = (time.perf_counter() - began) / len(networks)

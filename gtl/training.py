@@ -23,6 +23,8 @@ from gtl.data.images import ImageSet
 from gtl.errors import ConfigError
 from gtl.models import ConvNet
 
+# Logits (float32), labels, inputs of a batch -> its mean loss.
+Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 NORM_BATCH = 128  # images that a norm averages over at once, whatever the device: it is part of the result
 
 
@@ -145,6 +147,7 @@ def train(
     seed: int,
     compute: Compute,
     update_scale: Mapping[str, torch.Tensor] | None = None,
+    loss: Loss | None = None,
     resume: Progress | None = None,
     on_epoch: Callable[[Progress], None] | None = None,
 ) -> TrainingResult:
@@ -158,6 +161,7 @@ def train(
         seed: seeds batches and augmentation.
         update_scale: parameter name -> factor on its update (broadcastable); 0 holds a weight exactly, whatever
             momentum and weight decay say. Used for frozen genes and masked zero blocks.
+        loss: what is minimised instead of the recipe's cross-entropy.
         resume: continue from this state; the network must hold the weights of that moment.
         on_epoch: called with the state after every epoch but the last. Its tensors are the optimiser's own: copy what
             is to outlive the call.
@@ -177,7 +181,7 @@ def train(
     while step < steps:
         network.train()  # whoever was called between epochs may have evaluated the network
         for inputs, labels in islice(batches.epoch(step // batches.per_epoch), steps - step):
-            tail.add(step, learn(network, inputs, labels, descent, step, compute))
+            tail.add(step, learn(network, inputs, labels, descent, step, compute, loss))
             step += 1
         if on_epoch is not None and step < steps:
             on_epoch(Progress(step, descent.momentum()))
@@ -187,14 +191,23 @@ def train(
 
 
 def learn(
-    network: ConvNet, inputs: torch.Tensor, labels: torch.Tensor, descent: Descent, step: int, compute: Compute
+    network: ConvNet,
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+    descent: Descent,
+    step: int,
+    compute: Compute,
+    loss: Loss | None = None,
 ) -> torch.Tensor:
     """One step of a training: forward, backward, update. Returns the loss on this batch."""
     with compute.context():
         logits = network(inputs)
-    loss = F.cross_entropy(logits.float(), labels, label_smoothing=descent.recipe.label_smoothing)
-    descent.step(loss, step)
-    return loss
+    if loss is None:
+        found = F.cross_entropy(logits.float(), labels, label_smoothing=descent.recipe.label_smoothing)
+    else:
+        found = loss(logits.float(), labels, inputs)
+    descent.step(found, step)
+    return found
 
 
 class Descent:

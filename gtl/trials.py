@@ -10,18 +10,13 @@ import hashlib
 import json
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
-from functools import cached_property, lru_cache
-from itertools import repeat
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Self
+from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -34,7 +29,7 @@ from gtl.versions import code_digest, versions
 
 
 class Trials:
-    """Runs trials (`gtl.fewshot.Run`). A context: leaving it ends the processes.
+    """Runs trials (`gtl.fewshot.Run`).
 
     Args:
         workers: processes; 1: this one. More than one are for CPUs, where two processes of one thread finish more small
@@ -45,16 +40,6 @@ class Trials:
 
     def __init__(self, workers: int = 1, *, remember: bool = True) -> None:
         self.workers, self._remember = workers, remember
-        self._ending = ExitStack()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:  # nobody waits for the trials under way
-            for process in multiprocessing.active_children():
-                process.terminate()
-        self._ending.close()
 
     @cached_property
     def threads(self) -> int:
@@ -81,31 +66,24 @@ class Trials:
         return [descendant for descendant in found if descendant is not None]
 
     def _run(self, arena: Arena, trials: Sequence[Trial]) -> Iterator[Descendant]:
-        if min(self.workers, len(trials)) <= 1:
+        count = min(self.workers, len(trials))
+        if count <= 1:
             with cpu_threads(self.threads):
                 yield from map(arena.trial, trials)
             return
-        path = self._folder / "arena"  # sent as a file: it is large, and each process needs it once
-        path.write_bytes(pickle.dumps(arena))
-        stamp = hashlib.sha256(path.read_bytes()).hexdigest()
-        try:
-            yield from self._pool.map(_trial, repeat(str(path)), repeat(stamp), trials)
-        except BrokenProcessPool as error:
-            raise ClusterError(
-                f"a process of the comparison was killed ({error}), perhaps for lack of memory. Run the same command "
-                "again: what was finished is kept; fewer --workers need less memory"
-            ) from None
-
-    @cached_property
-    def _folder(self) -> Path:
-        return Path(self._ending.enter_context(TemporaryDirectory(prefix="gtl-")))
-
-    @cached_property
-    def _pool(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")  # a fork of a process whose threads have computed may hang
-        pool = ProcessPoolExecutor(self.workers, context, _enter, (self.threads,))
-        self._ending.callback(pool.shutdown, wait=True, cancel_futures=True)
-        return pool
+        with ProcessPoolExecutor(count, context, _enter, (arena, self.threads)) as pool:
+            try:
+                yield from pool.map(_trial, trials)
+            except BrokenProcessPool as error:
+                raise ClusterError(
+                    f"a process of the comparison was killed ({error}), perhaps for lack of memory. Run the same command "
+                    "again: what was finished is kept; fewer --workers need less memory"
+                ) from None
+            except BaseException:  # nobody waits for the trials under way
+                for process in multiprocessing.active_children():
+                    process.terminate()
+                raise
 
     def _names(self, arena: Arena, trials: Sequence[Trial]) -> list[str | None]:
         """Under which names trials are kept: a hash of everything that their results depend on."""
@@ -150,8 +128,12 @@ def _read(name: str | None) -> Descendant | None:
     return Descendant(tuple((int(step), float(value)) for step, value in record["curve"]), tuple(record["by_class"]))
 
 
-def _enter(threads: int) -> None:
+_serves: list[Arena] = []  # what a worker process computes for: one comparison in its life
+
+
+def _enter(arena: Arena, threads: int) -> None:
     """Make this process a worker: Ctrl-C is its parent's business, and it does not outlive its parent."""
+    _serves.append(arena)
     torch.set_num_threads(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -164,12 +146,5 @@ def _enter(threads: int) -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-@lru_cache(maxsize=1)
-def _arena(path: str, stamp: str) -> Arena:
-    """What this process computes for, read once: `stamp` tells one arena from the next at the same path."""
-    arena: Arena = pickle.loads(Path(path).read_bytes())
-    return arena
-
-
-def _trial(path: str, stamp: str, trial: Trial) -> Descendant:
-    return _arena(path, stamp).trial(trial)
+def _trial(trial: Trial) -> Descendant:
+    return _serves[0].trial(trial)

@@ -10,12 +10,14 @@ from pathlib import Path
 import torch
 
 from gtl.config import Config
+from gtl.distillation import HEAD
 from gtl.errors import EvolutionError
 from gtl.learngene.checkpoint import read_checkpoint
+from gtl.learngene.starts import gene_start
 from gtl.life import World
 from gtl.models import ArchSpec, ConvNet, build
 from gtl.seeds import derive
-from gtl.surgery import GeneTensors, gather
+from gtl.surgery import GeneTensors
 from gtl.training import Progress, TrainingResult, cpu_threads, train
 
 SAVE_EVERY = 20.0  # seconds between saves of a training's progress
@@ -120,7 +122,9 @@ def ancestor_tensors(
     save: Callable[[Saved], None] | None = None,
     every: float = SAVE_EVERY,
 ) -> tuple[GeneTensors, int]:
-    """The ancestor's tensors, head excluded, and the training images that it cost (0 for a checkpoint).
+    """The ancestor's tensors and the training images that it cost: its head included, if it was trained here.
+
+    A checkpoint cost no images that we know of, and its head is left out: its classes need not be the train classes.
 
     Raises:
         EvolutionError: its training diverged.
@@ -138,7 +142,26 @@ def ancestor_tensors(
             f"(now {config.founders.training.learning_rate})"
         )
     images = steps * min(config.founders.training.batch_size, len(world.train.labels))
-    return gather(network.state_dict(), world.layout, world.layout.full()), images
+    state = network.state_dict()
+    return {name: state[name].detach().clone() for name in (*world.layout.inherited, *HEAD)}, images
+
+
+def fit_head(world: World, tensors: GeneTensors) -> tuple[GeneTensors, int]:
+    """A head for the train classes on an ancestor that came without: trained on its frozen features for an epoch.
+
+    Returns:
+        The head's tensors, and the training images that they cost.
+    """
+    recipe = world.config.founders.training
+    seed = derive(world.config.seed, "teacher")
+    network = gene_start(world.host, world.layout.full(), tensors).probe(world.train.n_classes, derive(seed, "head"))
+    steps = max(1, len(world.train.labels) // min(recipe.batch_size, len(world.train.labels)))
+    result = train(network, world.train, recipe, steps=steps, seed=derive(seed, "training"), compute=world.compute)
+    if not result.finite:
+        raise EvolutionError(
+            f"the head of the checkpoint diverged (loss {result.loss}); lower founders.training.learning_rate"
+        )
+    return {name: network.state_dict()[name].detach().cpu().clone() for name in HEAD}, result.images
 
 
 def check_checkpoint(world: World) -> None:

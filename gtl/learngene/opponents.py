@@ -8,10 +8,11 @@ folder under a hash of all they depend on. Nothing here sees a novel class.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from gtl.config_file import changed_config
 from gtl.errors import DataError, EvolutionError
 from gtl.fewshot import SCRATCH, Advance
 from gtl.genotype import ChannelMask, Genotype
@@ -225,22 +226,39 @@ def thin(setting: Setting) -> list[Entrant]:
 
 
 def knowledge_evolution(setting: Setting) -> list[Entrant]:
-    """Knowledge Evolution (Taha et al. 2021): one lineage of rebirths of the learngene's channels.
+    """Knowledge Evolution (Taha et al. 2021): one lineage of rebirths of the learngene's channels in newborn networks.
 
-    No selection and no mutation, from the run's own ancestor, with the run's own lives: once as deep as the learngene's
-    line (equal depth), and once until as many images are used up as the learngene cost (equal images).
+    No selection and no mutation, from the run's own ancestor: once as deep as the learngene's line (equal depth), and
+    once until as many images are used up as the learngene cost (equal images).
     """
-    world, config = setting.world, setting.world.config
-    images_a_life = config.life.steps * min(config.life.training.batch_size, len(world.train.labels))
-    found = ancestor_images(world)
+    return _lineages("knowledge evolution", REBIRTH, setting)
+
+
+def lineage(setting: Setting) -> list[Entrant]:
+    """The run's own lives, but one after the other in a single line: what selection and siblings add to them.
+
+    None where the run's lives are those of Knowledge Evolution.
+    """
+    life = setting.world.config.life
+    own = {name: getattr(life, name) for name in REBIRTH}
+    return [] if own == REBIRTH else _lineages("single line", own, setting)
+
+
+REBIRTH: dict[str, Any] = {"host": "newborn", "distill": 0.0}  # what a life of Knowledge Evolution is
+
+
+def _lineages(name: str, life: Mapping[str, Any], setting: Setting) -> list[Entrant]:
+    config = setting.world.config
+    images_a_life = config.life.steps * min(config.life.training.batch_size, len(setting.world.train.labels))
+    found = ancestor_images(setting.world)
     lives = max(0, setting.images - found) // max(1, images_a_life)
     depth = max(0, int(setting.learngene.provenance["generations"]) - config.evolution.search_generations)
+    world = replace(setting.world, config=changed_config(config, life=life))
     entrants = []
-    for name, count in (("equal depth", depth), ("equal images", lives)):
-        tensors = _lineage(setting, count)
-        total = found + count * images_a_life
-        genotype = setting.learngene.genotype
-        entrants.append(setting.gene(f"knowledge evolution, {name}", genotype, tensors, total, lives=count))
+    for length, count in (("equal depth", depth), ("equal images", lives)):
+        tensors = _lineage(replace(setting, world=world), name, count)
+        total, genotype = found + count * images_a_life, setting.learngene.genotype
+        entrants.append(setting.gene(f"{name}, {length}", genotype, tensors, total, lives=count))
     return entrants
 
 
@@ -250,35 +268,33 @@ def ancestor_images(world: World) -> int:
     return ancestor_steps(world.config, len(world.train.labels)) * batch
 
 
-def _lineage(setting: Setting, lives: int) -> GeneTensors:
+def _lineage(setting: Setting, name: str, lives: int) -> GeneTensors:
     """The learngene's channels of the run's ancestor after so many lives in a row; each is kept on its own."""
     world, genotype = setting.world, setting.learngene.genotype
     config = world.config
     seed = derive(config.seed, "knowledge evolution")
-    key = {
-        "kind": "knowledge evolution",
-        "genotype": genotype.to_json(),
-        "life": config.life.model_dump(mode="json"),
-        "founders": config.founders.model_dump(mode="json"),
-        "lives": lives,
-    }
+    founders = config.founders.model_dump(mode="json")
+
+    def ancestor() -> GeneTensors:
+        setting.say(f"{name}: training the run's ancestor again")
+        return ancestor_tensors(world)[0]
 
     def make() -> GeneTensors:
+        whole = kept_tensors(world, {"kind": "ancestor", "founders": founders}, ancestor)
         if lives == 0:
-            setting.say("knowledge evolution: training the run's ancestor again")
-            whole = kept_tensors(world, {**key, "genotype": None}, lambda: ancestor_tensors(world)[0])
             return setting.fitted(gather(whole, world.layout, genotype), genotype)
-        before = _lineage(setting, lives - 1)
-        setting.say(f"knowledge evolution: life {lives}")
-        parent = ParentGene("before", "", genotype)
-        job = Job(f"life-{lives}", lives, genotype, (parent,), lives=True, seed=derive(seed, lives), critic_seed=seed,
-                  critic_tasks=1, task_seed=derive(seed, "task", lives))  # fmt: skip
-        tensors, evaluation = evaluate(job, [before], world)
+        before = _lineage(setting, name, lives - 1)
+        setting.say(f"{name}: life {lives}")
+        job = Job(f"life-{lives}", lives, genotype, (ParentGene("before", "", genotype),), lives=True,
+                  seed=derive(seed, lives), critic_seed=seed, critic_tasks=1, task_seed=derive(seed, "task", lives),
+                  teacher="" if config.life.distill else None)  # fmt: skip
+        tensors, evaluation = evaluate(job, [before, *([whole] if config.life.distill else [])], world)
         if tensors is None:
-            raise EvolutionError(f"knowledge evolution: life {lives} failed: {evaluation.reason}")
+            raise EvolutionError(f"{name}: life {lives} failed: {evaluation.reason}")
         return tensors
 
-    return kept_tensors(world, key, make)
+    key = {"kind": "lineage", "founders": founders, "life": config.life.model_dump(mode="json"), "lives": lives}
+    return kept_tensors(world, {**key, "genotype": genotype.to_json()}, make)
 
 
 def evolved(setting: Setting) -> list[Entrant]:
@@ -300,6 +316,7 @@ OPPONENTS: dict[str, Callable[[Setting], list[Entrant]]] = {
     "random-mask": random_mask,
     "thin": thin,
     "knowledge-evolution": knowledge_evolution,
+    "lineage": lineage,
     "learngene": evolved,
 }
 

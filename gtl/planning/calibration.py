@@ -233,10 +233,15 @@ class _Trial:
 
     def _life(self, world: World) -> float:
         job = self.jobs[0]
-        living, parents = replace(job, parents=(self._own(job),), lives=True), [self.tensors[job.individual]]
+        living, genes = replace(job, parents=(self._own(job),), lives=True), [self.tensors[job.individual]]
+        if world.config.life.distill > 0:
+            classes = world.train.n_classes
+            width = self.world.layout.groups[list(self.world.layout.groups)[-1]]
+            head = {"head.weight": torch.zeros(classes, width), "head.bias": torch.zeros(classes)}
+            living, genes = replace(living, teacher=""), [*genes, {**self.network, **head}]
         if (size := world.config.compute.pack) == 1:
-            return _seconds(lambda: evaluate(living, parents, world))
-        return _seconds(lambda: evaluate_pack([living] * size, [parents] * size, world)) / size
+            return _seconds(lambda: evaluate(living, genes, world))
+        return _seconds(lambda: evaluate_pack([living] * size, [genes] * size, world)) / size
 
     def _judged(self, job: Job, world: World) -> float:
         again = replace(job, parents=(self._own(job),))

@@ -17,7 +17,7 @@ from gtl.surgery import GeneTensors
 from gtl.versions import versions
 
 T = TypeVar("T")
-Parents = Callable[[Job], Sequence[GeneTensors]]
+Genes = Callable[[Job], Sequence[GeneTensors]]  # the tensors of `job.genes`, in their order
 
 
 class GeneStore(Protocol):
@@ -86,12 +86,12 @@ class InProcessEvaluator:
         """Outcomes in the order of the jobs. An unexpected error costs one individual, not the generation."""
         for pack in packs(jobs, self.world.config.compute.pack):
             with self._signals.interruptible():
-                judged = attempt_pack(pack, self._parents, self.world)
+                judged = attempt_pack(pack, self._genes_of, self.world)
             for job, (tensors, evaluation) in zip(pack, judged, strict=True):
                 yield Outcome(job.individual, "" if tensors is None else self.genes.put(tensors), evaluation)
 
-    def _parents(self, job: Job) -> list[GeneTensors]:
-        return [self.genes.get(parent.gene) for parent in job.parents]
+    def _genes_of(self, job: Job) -> list[GeneTensors]:
+        return [self.genes.get(gene) for gene in job.genes]
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
         """In this process; a signal cuts it off."""
@@ -99,18 +99,18 @@ class InProcessEvaluator:
             return function(self.world, *args)
 
 
-def attempt_pack(jobs: Sequence[Job], parents: Parents, world: World, *, memory_passes: bool = False) -> list[Judged]:
+def attempt_pack(jobs: Sequence[Job], genes: Genes, world: World, *, memory_passes: bool = False) -> list[Judged]:
     """`evaluate_pack`; where the pack fails, such as for want of memory, its members live one after the other.
 
     Those then say so: their reason tells why, and the size of their pack among their metrics is 1.
 
     Args:
-        parents, memory_passes: as `attempt` has them; memory that runs out counts for members by themselves only.
+        genes, memory_passes: as `attempt` has them; memory that runs out counts for members by themselves only.
     """
     if len(jobs) == 1:
-        return [attempt(jobs[0], parents, world, memory_passes=memory_passes)]
+        return [attempt(jobs[0], genes, world, memory_passes=memory_passes)]
     try:
-        return evaluate_pack(jobs, [parents(job) for job in jobs], world)
+        return evaluate_pack(jobs, [genes(job) for job in jobs], world)
     except GtlError:
         raise
     except Exception as error:
@@ -119,21 +119,21 @@ def attempt_pack(jobs: Sequence[Job], parents: Parents, world: World, *, memory_
         torch.cuda.empty_cache()  # what the pack held; its tensors are gone with the error
     found = []
     for job in jobs:
-        gene, evaluation = attempt(job, parents, world, memory_passes=memory_passes)
+        gene, evaluation = attempt(job, genes, world, memory_passes=memory_passes)
         reason = "; ".join(filter(None, (evaluation.reason, cause)))
         found.append((gene, replace(evaluation, reason=reason, metrics={**evaluation.metrics, "pack": 1})))
     return found
 
 
-def attempt(job: Job, parents: Parents, world: World, *, memory_passes: bool = False) -> Judged:
+def attempt(job: Job, genes: Genes, world: World, *, memory_passes: bool = False) -> Judged:
     """`evaluate`, with an unexpected error as an outcome of its own.
 
     Args:
-        parents: the tensors of a job's parents, in their order.
+        genes: the tensors of a job's genes.
         memory_passes: raise when memory runs out, for a caller that can try again with more of it.
     """
     try:
-        return evaluate(job, parents(job), world)
+        return evaluate(job, genes(job), world)
     except GtlError:
         raise  # a wrong configuration, bad data or a full disk is the run's problem, not the individual's
     except (MemoryError, torch.OutOfMemoryError) as error:

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from gtl.critic import Gene, criticise, draw_tasks
+from gtl.distillation import HEAD
 from gtl.errors import RunError
 from gtl.evolution.mutation import Ranking
 from gtl.learngene import founders
-from gtl.learngene.founders import Saved, ancestor_part, ancestor_steps, ancestor_tensors
+from gtl.learngene.founders import Saved, ancestor_part, ancestor_steps, ancestor_tensors, fit_head
 from gtl.learngene.oneshot import BY_IMAGES, BY_STATE, channel_scores
 from gtl.life import World
 from gtl.models import build
@@ -36,12 +37,14 @@ class Ancestor:
     Attributes:
         images: training images it cost.
         reference: critic accuracy of a random and of the trained whole network, the lines of the paper's Fig. 4.
+        teacher: content hash of its tensors with a head, where lives are distilled from it.
     """
 
     digest: str | None
     images: int
     rankings: Mapping[str, Ranking]
     reference: Mapping[str, float]
+    teacher: str | None = None
 
 
 def found(world: World, evaluator: Evaluator, store: RunStore, say: Callable[[str], None]) -> Ancestor:
@@ -57,8 +60,15 @@ def found(world: World, evaluator: Evaluator, store: RunStore, say: Callable[[st
             tensors, images = ancestor_tensors(world)
         else:
             tensors, images = _train(world, evaluator, store, say)
+        head = {name: tensors.pop(name) for name in HEAD if name in tensors}
         reference = evaluator.call(reference_lines, tensors)
         record = {"gene": store.blobs.put(tensors), "images": images, "reference": reference}
+        if world.config.life.distill > 0:
+            if not head:
+                say("ancestor: fitting a head for the train classes, which lives are distilled from")
+                head, more = evaluator.call(fit_head, tensors)
+                record["images"] = images + more
+            record["teacher"] = store.blobs.put({**tensors, **head})
         _record(store, record)
     tensors = store.blobs.get(record["gene"])
     rankings = {method: channel_scores(tensors, world.layout, method, world.config.seed) for method in BY_STATE}
@@ -68,7 +78,7 @@ def found(world: World, evaluator: Evaluator, store: RunStore, say: Callable[[st
         _record(store, record)
     for method in wanted:  # as they were found first: another machine would round otherwise
         rankings[method] = {group: np.asarray(worth) for group, worth in record["scores"][method].items()}
-    return Ancestor(record["gene"], int(record["images"]), rankings, record["reference"])
+    return Ancestor(record["gene"], int(record["images"]), rankings, record["reference"], record.get("teacher"))
 
 
 def image_scores(world: World, tensors: GeneTensors, methods: Sequence[str]) -> dict[str, dict[str, list[float]]]:

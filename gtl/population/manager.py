@@ -35,6 +35,7 @@ class Manager:
         ancestor: content hash of the ancestor's tensors (founders ``ancestor``), else None.
         rankings: score name -> group -> worth of each of the ancestor's channels.
         state: what `state` returned after the last whole generation, to go on from there.
+        teacher: content hash of the tensors that lives are distilled from, if they are.
     """
 
     def __init__(
@@ -44,8 +45,10 @@ class Manager:
         ancestor: str | None,
         rankings: Mapping[str, Ranking],
         state: Mapping[str, Any] | None = None,
+        teacher: str | None = None,
     ) -> None:
         self.config = config
+        self.teacher = teacher
         self.layout = layout
         self.ancestor = None if ancestor is None else ParentGene(ANCESTOR, ancestor, layout.full())
         self.rankings = rankings
@@ -149,6 +152,8 @@ class Manager:
         genes = {i.gene for i in individuals} | {p.gene for litter in self.litters.values() for p in litter}
         if self.ancestor is not None:
             genes.add(self.ancestor.gene)
+        if self.teacher is not None:
+            genes.add(self.teacher)
         return {
             "generation": self.generation,
             "phase": self.phase,
@@ -271,6 +276,7 @@ class Manager:
             critic_seed=derive(seed, "critic", tasks_of),
             critic_tasks=critic.final_tasks if generation == FINAL else critic.tasks,
             task_seed=derive(seed, "environment", task),
+            teacher=self.teacher if lives else None,
         )
 
     def _passed_on(self, parent: Individual) -> tuple[ParentGene, ...]:

@@ -84,7 +84,7 @@ def _call(pack: Pack) -> Call:
         kind=_kind(pack[0]) if alone else f"pack of {len(pack)}, each a {_kind(pack[0])}",
         function=live if alone else live_pack,
         args=(pack[0].text if alone else tuple(job.text for job in pack),),
-        blobs=tuple(parent.gene for job in pack for parent in job.parents),
+        blobs=tuple(gene for job in pack for gene in job.genes),
         individuals=len(pack),
     )
 

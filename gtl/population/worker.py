@@ -73,25 +73,25 @@ def prepare(shared: PlainWorld) -> tuple[dict[str, str], World]:
     return versions(compute), world
 
 
-def live(world: World, plain_job: bytes, *parents: bytes) -> tuple[bytes | None, Evaluation]:
+def live(world: World, plain_job: bytes, *plain_genes: bytes) -> tuple[bytes | None, Evaluation]:
     """A life. Genes travel as the bytes of their files, and the job as JSON: Ray takes six times as long for the object."""
     job = Job.from_json(json.loads(plain_job))
-    genes = [container.decode(bytes(parent)) for parent in parents]
+    genes = [container.decode(bytes(gene)) for gene in plain_genes]
     tensors, evaluation = attempt(job, lambda _: genes, world, memory_passes=True)
     return None if tensors is None else container.encode(tensors), evaluation
 
 
 def live_pack(
-    world: World, plain_jobs: tuple[bytes, ...], *parents: bytes
+    world: World, plain_jobs: tuple[bytes, ...], *plain_genes: bytes
 ) -> tuple[tuple[bytes | None, Evaluation], ...]:
     """Lives of a pack, as `live` has one.
 
     Args:
-        parents: of the first job, then of the second, and so on.
+        plain_genes: of the first job, then of the second, and so on.
     """
     jobs = [Job.from_json(json.loads(plain_job)) for plain_job in plain_jobs]
-    genes = (container.decode(bytes(parent)) for parent in parents)
-    tensors = {job.individual: list(islice(genes, len(job.parents))) for job in jobs}
+    genes = (container.decode(bytes(gene)) for gene in plain_genes)
+    tensors = {job.individual: list(islice(genes, len(job.genes))) for job in jobs}
     judged = attempt_pack(jobs, lambda job: tensors[job.individual], world, memory_passes=True)
     return tuple((None if gene is None else container.encode(gene), evaluation) for gene, evaluation in judged)
 

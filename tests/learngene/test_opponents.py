@@ -60,7 +60,9 @@ def test_all_of_them_bear_descendants(found: dict[str, Entrant], setting: Settin
         assert network(torch.randn(2, 3, 16, 16)).shape == (2, 5), entrant.name
         assert 0.0 <= entrant.share <= 1.0
         assert all(torch.isfinite(tensor).all() for tensor in entrant.start.tensors.values()), entrant.name
-    assert len({entrant.start.digest for entrant in found.values()}) >= len(found) - 4, "few are equal by their nature"
+    cuts = ("one-shot", "weight selection", "random mask", "Heur-LG")  # some choose the same of so few
+    digests = [entrant.start.digest for name, entrant in found.items() if not name.startswith(cuts)]
+    assert len(set(digests)) == len(digests) > 8
 
 
 def test_none_costs_more_than_the_learngene(found: dict[str, Entrant], setting: Setting) -> None:
@@ -115,7 +117,7 @@ def test_last_layers_are_whole_and_last(found: dict[str, Entrant], setting: Sett
 
 
 def test_lives_of_knowledge_evolution_build_on_each_other(setting: Setting, found: dict[str, Entrant]) -> None:
-    steps = [opponents._lineage(setting, lives) for lives in range(3)]
+    steps = [opponents._lineage(setting, "knowledge evolution", lives) for lives in range(3)]
     first = setting.world.layout.convolutions[0]
     assert all(not torch.equal(before[first], after[first]) for before, after in pairwise(steps))
     depth = found["knowledge evolution, equal depth"]

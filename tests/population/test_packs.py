@@ -136,7 +136,7 @@ def test_lives_with_other_batches_live_by_themselves(store: RunStore) -> None:
     few = ImageSet(world.train.images[rows], world.train.labels[rows], names, "train", "gratings", False)
     world = replace(world, train=few)
     jobs = generation(world, store, 6)
-    sizes = [len(life._environment(each, world).rows) for each in jobs[:6]]
+    sizes = [len(world.environment(life._classes(each, world)).rows) for each in jobs[:6]]
     assert set(sizes) == {11, 16}
     found = lived(world, store, jobs)
     single = config.model_copy(update={"compute": config.compute.model_copy(update={"pack": 1})})
