@@ -1,4 +1,4 @@
-"""The README's commands, typed as written, in a folder of their own (F42)."""
+"""The commands of the README and of docs/condense.md, typed as written, in a folder of their own (F42)."""
 
 from __future__ import annotations
 
@@ -12,29 +12,32 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {"README.md": "descendant.safetensors", "docs/condense.md": "gene.safetensors"}  # and what is there in the end
 
 
-def blocks() -> list[tuple[str, str]]:
-    """(language, text) of the README's runnable code blocks, in order."""
-    return [(language, text) for language, text in re.findall(r"```(bash|python)\n(.*?)```", README, re.DOTALL)]
+def blocks(page: str) -> list[tuple[str, str]]:
+    """(language, text) of a page's runnable code blocks, in order."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return [(language, block) for language, block in re.findall(r"```(bash|python)\n(.*?)```", text, re.DOTALL)]
 
 
-def test_the_readme_has_commands_and_its_links_lead_somewhere() -> None:
-    assert len(blocks()) >= 7
-    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
+@pytest.mark.parametrize("page", PAGES)
+def test_the_page_has_commands_and_its_links_lead_somewhere(page: str) -> None:
+    assert len(blocks(page)) >= (7 if page == "README.md" else 3)
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8"))
     assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_every_readme_command_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_runs(page: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     bin_folder = Path(sys.executable).parent
     # one thread: a shared machine may give these commands one core, and two threads waiting for it are far slower
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
-    for language, text in blocks():
+    for language, text in blocks(page):
         lines = ["python -c " + _quoted(text)] if language == "python" else text.strip().splitlines()
         for line in lines:
             done = subprocess.run(
@@ -48,7 +51,7 @@ def test_every_readme_command_runs(tmp_path: Path) -> None:
                 timeout=900,
             )
             assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
-    assert (tmp_path / "descendant.safetensors").exists()
+    assert (tmp_path / PAGES[page]).exists()
 
 
 def _quoted(text: str) -> str:

@@ -74,8 +74,8 @@ COMMANDS: tuple[Callable[..., None], ...] = (condense,)
 
 def _show(gene: Any, out: Path) -> None:
     cut, shares, critic = gene.provenance["cut"], gene.shares, gene.provenance["critic"]
-    title = f"{gene.arch}: {out}: channels by {cut['channels']}, {cut['allocation']} allocation"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    print(f"{out}: a {gene.arch} learngene, channels by {cut['channels']}, {cut['allocation']} allocation")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in ("group", "kept", "of"):
         table.add_column(column, justify="left" if column == "group" else "right", no_wrap=True)
     for group, mask in gene.genotype.items():

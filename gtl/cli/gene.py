@@ -272,7 +272,7 @@ def _made(provenance: Mapping[str, Any]) -> str:
         )
     return (
         f"{provenance['method']}, {how}, seed {provenance['seed']}, "
-        f"{'unknown' if images is None else format(images, ',')} training images, "
+        f"{'training images unknown' if images is None else f'{images:,} training images'}, "
         f"fitness {provenance['winner']['fitness']:.3f} on validation classes ({provenance['critic']['kind']} critic)"
     )
 

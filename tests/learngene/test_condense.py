@@ -113,8 +113,9 @@ def test_the_search_is_as_good_as_the_best_rule_and_says_how_long_it_looked(arch
     tensors = gather(state, host.layout, host.layout.full())
     pick = picker(tensors, host.layout, "l1")
     said: list[str] = []
-    found = search_allocation(host, tensors, pick, starts=6, generations=4, children=5, say=said.append)
-    assert 6 < found.evaluations <= 6 + 4 * 5 and len(said) == 4
+    long = {"starts": 5, "generations": 3, "children": 3}
+    found = search_allocation(host, tensors, pick, **long, say=said.append)
+    assert 5 < found.evaluations <= 5 + 3 * 3 and len(said) == 3
     assert host.layout.circuit_share(found.counts) <= host.config.gene.budget
     assert set(found.rules) == set(ALLOCATIONS) and found.fitness >= max(found.rules.values())
     jury = Jury.called(host, "allocation search", host.config.critic.tasks)
@@ -123,7 +124,7 @@ def test_the_search_is_as_good_as_the_best_rule_and_says_how_long_it_looked(arch
         *((allocation(host.layout, kind, host.config.gene.budget), found.rules[kind]) for kind in ALLOCATIONS),
     ):
         assert jury.cut(tensors, pick(counts))[1] == fitness, "all met the same tasks"
-    assert search_allocation(host, tensors, pick, starts=6, generations=4, children=5) == found
+    assert search_allocation(host, tensors, pick, **long) == found
 
 
 def test_a_search_keeps_the_floor_and_depends_on_the_seed() -> None:
