@@ -21,11 +21,12 @@ Row = Mapping[str, Any]
 LEARNGENE = "learngene"
 NONE, UNKNOWN = "-", "unknown"
 NEAREST_MEAN, NEIGHBOURS = "nearest class mean", "k nearest neighbours"
+RANKS = ("same image", "another", "over scratch")
 RIGHT = {
     *("shots", "inherited", "accuracy", "gain, points", "n", "rate", "images"),
-    *(NEAREST_MEAN, NEIGHBOURS, "same image", "another image", "over scratch"),
+    *(NEAREST_MEAN, NEIGHBOURS, *RANKS),
 }
-WHOLE = {"shots", "start", "n", "rate", "images"}  # never broken into lines, however narrow the terminal
+WHOLE = {"shots", "start", "n", "rate", "images", *RANKS}  # never broken into lines, however narrow the terminal
 
 
 def starts_table(results: Sequence[Row], starts: Mapping[str, Row] | None = None) -> list[dict[str, str]]:
@@ -92,7 +93,7 @@ def saliency_table(saliency: Row) -> list[dict[str, str]]:
         {
             "start": str(row["start"]),
             "same image": rank_text(row["same"]),
-            "another image": rank_text(row["other"]),
+            "another": rank_text(row["other"]),
             "over scratch": NONE if row["gain"] is None else rank_text(row["gain"], "+"),
             "n": str(row["same"]["n"]),
         }
@@ -216,8 +217,9 @@ READING = (
 )
 LOOKING = (
     "Spearman's correlation over the places of a map, mean ± half of the 95 % interval over n images: 1 is the same order of "
-    "places, 0 is none; another image: what the place in the picture alone explains. It says where newborns answer, not that "
-    "the object is there nor that the answer is of use; genes cut from that very network agree by their nature"
+    "places, 0 is none; another: with the map of another image, as much as the place in the picture alone explains. It says "
+    "where newborns answer, not that the object is there nor that the answer is of use; genes cut from that very network "
+    "agree by their nature"
 )
 
 

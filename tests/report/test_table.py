@@ -151,13 +151,17 @@ def test_agreement_of_maps_is_told_with_what_it_does_not_show() -> None:
     assert row == {
         "start": "learngene",
         "same image": "0.35 ± 0.03",
-        "another image": "0.01 ± 0.03",
+        "another": "0.01 ± 0.03",
         "over scratch": "+0.13 ± 0.04",
         "n": "160",
     }
     text = markdown_starts(make_document())
     assert "| scratch | 0.22 ± 0.04 | 0.10 ± 0.04 | - | 160 |" in text
     assert "not that the object is there" in text and "cut from that very network" in text
+    stream = io.StringIO()
+    row = {**make_document()["saliency"]["agreement"][1], "start": "knowledge evolution, equal images"}
+    Console(file=stream, width=80).print(render_starts({**make_document(), "saliency": {"agreement": [row]}}))
+    assert "0.35 ± 0.03" in stream.getvalue() and "+0.13 ± 0.04" in stream.getvalue(), "not broken into lines"
     without = make_document()
     without["saliency"]["agreement"] = []
     assert "Spearman" not in markdown_starts(without)
