@@ -232,6 +232,9 @@ def test_fewshot_compares_all_starts(
     assert {row["shots"] for row in document["descendants"]} == {1, 2}
     assert all(row["accuracy"]["n"] == 2 for row in document["descendants"])
     assert (tmp_path / "evidence" / "descendants.png").exists()
+    assert (tmp_path / "evidence" / "saliency.png").read_bytes().startswith(b"\x89PNG")
+    assert [row["start"] for row in document["saliency"]["agreement"]] == ["scratch", "one-shot", "learngene"]
+    assert all({"class", "image"} == row.keys() for row in document["saliency"]["pictured"])
     assert len(list((tmp_path / "cache").glob("pretrained-*"))) == 1
 
 
@@ -246,6 +249,7 @@ def test_fewshot_overwrites_nothing_and_export_takes_only_this_genes_evidence(
     assert gtl(monkeypatch, *words, "--out", own / "fewshot-glyphs") == 74
     assert gtl(monkeypatch, "export", own, tmp_path / "one.safetensors") == 0
     assert len(Learngene.load(tmp_path / "one.safetensors").evidence) == 2
+    assert (tmp_path / "one-saliency-glyphs.png").read_bytes() == (own / "fewshot-glyphs" / "saliency.png").read_bytes()
     capsys.readouterr()
     assert gtl(monkeypatch, "inspect", tmp_path / "one.safetensors") == 0
     assert capsys.readouterr().out.count("descendants on novel classes of glyphs") == 2

@@ -39,7 +39,7 @@ def demo(
         console.print(title)
         document = {"command": "gtl demo", **evidence.to_json()}
         console.print(render_starts(document))
-        pictures += write_evidence(result.run / f"{FEWSHOT}{source}", document)
+        pictures += write_evidence(result.run / f"{FEWSHOT}{source}", document, evidence.saliency)
     say("pictures and tables:")
     for path in pictures:
         say(f"  {path}")

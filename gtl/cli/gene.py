@@ -231,7 +231,7 @@ def _measure(
     if out is None and (learngene / RUN).exists():
         out = free_folder(learngene, f"{FEWSHOT}{evidence.data['source']}")
     if out is not None:
-        say("wrote " + ", ".join(str(path) for path in write_evidence(out, document)))
+        say("wrote " + ", ".join(str(path) for path in write_evidence(out, document, evidence.saliency)))
     if json_:
         print_json(document)
     else:

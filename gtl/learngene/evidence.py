@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -29,11 +29,14 @@ from gtl.fewshot import (
 from gtl.learngene.artifact import Learngene
 from gtl.learngene.opponents import Setting, cost, entrants
 from gtl.life import World
+from gtl.saliency import Saliency, compare_maps
 from gtl.seeds import derive
 from gtl.versions import versions
 
 STARTS = (SCRATCH, "pretrained", "one-shot", "learngene")
 INSTINCT_EPISODES = 400
+LEARNGENE = "learngene"
+PICTURED = (SCRATCH, "one-shot", LEARNGENE, "pretrained")  # whose saliency maps are drawn, from left to right
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,11 @@ class Evidence:
         learngene: digest of the gene that it is about.
         data: source and hash of its class lists.
         results: descendants, one entry per start and number of shots.
-        instincts: untrained newborns, one entry per start.
+        instincts: untrained newborns, one entry per start and method.
         starts: what each start inherits, in words and numbers.
         images: training images behind the pretrained and the evolved starts; None: not known, as of a checkpoint.
         protocol: how every descendant was trained and tested; versions; seed.
+        saliency: where newborns look, if random ones and the learngene's are among them. Its maps are no part of the JSON.
     """
 
     learngene: str
@@ -57,9 +61,11 @@ class Evidence:
     starts: dict[str, dict[str, Any]]
     images: int | None
     protocol: dict[str, Any]
+    saliency: Saliency | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Plain form: one JSON document."""
+        looks = {} if self.saliency is None else {"saliency": self.saliency.to_json()}
         return {
             "learngene": self.learngene,
             "data": self.data,
@@ -68,6 +74,7 @@ class Evidence:
             "starts": self.starts,
             "descendants": [result.to_json() for result in self.results],
             "instinct": [result.to_json() for result in self.instincts],
+            **looks,
         }
 
 
@@ -138,9 +145,14 @@ class Bench:
             seed=seed,
             compute=compute,
         )
+        saliency = None
+        if {SCRATCH, LEARNGENE} <= self.starts.keys():
+            advance("saliency of newborns")
+            saliency = compare_maps(self.starts, novel, pictured=PICTURED, seed=seed, compute=compute)
         results = compare_starts(self.starts, novel, section, self.rates, seed, compute, advance=advance, run=self.run)
         data = {"source": request.source, "classes": splits.digest}
-        return Evidence(self.learngene, data, results, instincts, self.about, self.images, self._protocol())
+        protocol = self._protocol()
+        return Evidence(self.learngene, data, results, instincts, self.about, self.images, protocol, saliency)
 
     def _protocol(self) -> dict[str, Any]:
         section = self.world.config.fewshot

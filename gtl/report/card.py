@@ -27,6 +27,8 @@ CAPTIONS = {
     "channels": "The channels that the gene keeps, group by group.",
     "descendants": "Descendants on novel classes, by start, with 95 % intervals.",
     "curves": "Accuracy of descendants while they learn.",
+    "saliency": "Where newborns look that never trained, on images of novel classes: the bright places are those where a "
+    "network answers most. Numbers: rank agreement with the pre-trained network's maps.",
 }
 
 # the folders of an absolute path, at the start of a word or after = or :

@@ -14,6 +14,7 @@ from gtl.population.founding import RECORD
 from gtl.population.run import LEARNGENE, read_record
 from gtl.population.store import RunStore
 from gtl.report.table import markdown_starts
+from gtl.saliency import Saliency
 
 EVIDENCE = "evidence.json"
 CURVES = 7  # that one picture can hold
@@ -48,22 +49,26 @@ def write_run_pictures(run: Path) -> list[Path]:
     return written
 
 
-def write_evidence(folder: Path, document: Mapping[str, Any]) -> list[Path]:
-    """Write an evidence document into a folder (made if absent): ``evidence.json``, ``evidence.md``, ``descendants.png``
-    and ``curves.png``.
+def write_evidence(folder: Path, document: Mapping[str, Any], saliency: Saliency | None = None) -> list[Path]:
+    """Write an evidence document into a folder (made if absent): ``evidence.json``, ``evidence.md``, ``descendants.png``,
+    ``curves.png`` and ``saliency.png``.
+
+    Args:
+        saliency: the maps that go with the document; None: there is no picture of them.
 
     Raises:
         StorageError: one of them is there already, or the disk refused.
     """
     from gtl.report import figures
     from gtl.report.drawing import COLOURS
+    from gtl.report.saliency_figure import saliency_figure
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"cannot make the folder {folder}: {error.strerror}. Choose another with --out.") from error
     written = [folder / EVIDENCE, folder / "evidence.md", folder / "descendants.png"]
-    taken = [path for path in (*written, folder / "curves.png") if path.exists()]
+    taken = [path for path in (*written, folder / "curves.png", folder / "saliency.png") if path.exists()]
     if taken:
         raise StorageError(f"{taken[0]} is there already; give another folder with --out")
     storage.publish(written[0], json.dumps(document, indent=2, allow_nan=False).encode() + b"\n")
@@ -78,6 +83,9 @@ def write_evidence(folder: Path, document: Mapping[str, Any]) -> list[Path]:
         written.append(folder / "curves.png")
         title = f"Descendants while they learn, {shots} images a class"
         figures.save(figures.curves_figure(curves, title=title), written[-1])
+    if saliency is not None:
+        written.append(folder / "saliency.png")
+        figures.save(saliency_figure(saliency), written[-1])
     return written
 
 
@@ -105,9 +113,10 @@ def export_run(run: Path, out: Path, *, license_id: str = "unknown") -> tuple[Le
         if path.exists():
             files[out.parent / f"{prefix}{path.name}"] = path.read_bytes()
     for folder in evidence:
-        if (folder / "descendants.png").exists():
-            name = f"{prefix}descendants-{folder.name.removeprefix(FEWSHOT)}.png"
-            files[out.parent / name] = (folder / "descendants.png").read_bytes()
+        for picture in ("descendants", "saliency"):
+            if (folder / f"{picture}.png").exists():
+                name = f"{prefix}{picture}-{folder.name.removeprefix(FEWSHOT)}.png"
+                files[out.parent / name] = (folder / f"{picture}.png").read_bytes()
     with storage.guard(out.parent, 0):
         out.parent.mkdir(parents=True, exist_ok=True)
     for target, data in files.items():  # all or nothing

@@ -20,8 +20,13 @@ from gtl.stats import DataInterval, Estimate, data_interval, paired_difference, 
 Row = Mapping[str, Any]
 LEARNGENE = "learngene"
 NONE, UNKNOWN = "-", "unknown"
-RIGHT = {"shots", "inherited", "accuracy", "gain, points", "n", "rate", "images"}
-WHOLE = {"shots", "start", "n", "rate", "images"}  # never broken into lines, however narrow the terminal
+NEAREST_MEAN, NEIGHBOURS = "nearest class mean", "k nearest neighbours"
+RANKS = ("same image", "another", "over scratch")
+RIGHT = {
+    *("shots", "inherited", "accuracy", "gain, points", "n", "rate", "images"),
+    *(NEAREST_MEAN, NEIGHBOURS, *RANKS),
+}
+WHOLE = {"shots", "start", "n", "rate", "images", *RANKS}  # never broken into lines, however narrow the terminal
 
 
 def starts_table(results: Sequence[Row], starts: Mapping[str, Row] | None = None) -> list[dict[str, str]]:
@@ -61,16 +66,56 @@ def _images_text(about: Row) -> str:
 
 
 def instinct_table(instincts: Sequence[Row]) -> list[dict[str, str]]:
-    """Rows of the table of newborns that never trained."""
+    """Rows of the table of newborns that never trained: one a start, with a column for each way to classify.
+
+    Args:
+        instincts: plain forms of InstinctResult. Those of gtl's first evidence name no method: it was NEAREST_MEAN.
+    """
+    methods = list(dict.fromkeys(_method(result) for result in instincts))
+    several = len({_task(result) for result in instincts}) > 1
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for result in instincts:
+        start, task = str(result["start"]), _task(result)
+        first = {"start": start, **({"task": task} if several else {}), **dict.fromkeys(methods, NONE)}
+        row = rows.setdefault((start, task), first)
+        row[_method(result)] = mean_text(result["accuracy"])
+        row["n"] = str(result["accuracy"]["n"])
+    return list(rows.values())
+
+
+def saliency_table(saliency: Row) -> list[dict[str, str]]:
+    """Rows of how far newborns' saliency maps agree with the trained network's: one a start.
+
+    Args:
+        saliency: plain form of `gtl.saliency.Saliency`.
+    """
     return [
         {
-            "start": str(result["start"]),
-            "task": f"{result['n_way']}-way {result['n_shot']}-shot",
-            "accuracy": mean_text(result["accuracy"]),
-            "n": str(result["accuracy"]["n"]),
+            "start": str(row["start"]),
+            "same image": rank_text(row["same"]),
+            "another": rank_text(row["other"]),
+            "over scratch": NONE if row["gain"] is None else rank_text(row["gain"], "+"),
+            "n": str(row["same"]["n"]),
         }
-        for result in instincts
+        for row in saliency["agreement"]
     ]
+
+
+def _method(result: Row) -> str:
+    return str(result.get("method", NEAREST_MEAN))
+
+
+def _task(result: Row) -> str:
+    return f"{result['n_way']}-way {result['n_shot']}-shot"
+
+
+def _tasks(instincts: Sequence[Row]) -> str:
+    return ", ".join(dict.fromkeys(_task(result) for result in instincts))
+
+
+def rank_text(estimate: Row, sign: str = "") -> str:
+    """``0.31 ± 0.02``, a rank correlation."""
+    return f"{estimate['mean']:{sign}.2f} ± {(estimate['high'] - estimate['low']) / 2:.2f}"
 
 
 def mean_text(estimate: Row) -> str:
@@ -156,7 +201,12 @@ def render_starts(document: Row) -> Group:
     lines = (READING + protocol_text(document), *claims(results), reading_claims(results), *gates(results))
     parts += [Text(line, style="dim") for line in lines]
     if document.get("instinct"):
-        parts.append(rich_table(instinct_table(document["instinct"]), title="newborns, untrained: nearest class mean"))
+        title = f"newborns that never trained: {_tasks(document['instinct'])}, accuracy over n episodes"
+        parts.append(rich_table(instinct_table(document["instinct"]), title=title))
+    if (document.get("saliency") or {}).get("agreement"):
+        title = "where they look: rank agreement with the trained network's saliency maps"
+        parts.append(rich_table(saliency_table(document["saliency"]), title=title))
+        parts.append(Text(LOOKING, style="dim"))
     return Group(*parts)
 
 
@@ -164,6 +214,12 @@ READING = (
     "accuracy: mean ± half of the 95 % interval over n seeds; gain: over scratch with its 95 % interval, paired by seed; "
     "seeds draw other images of the same classes and other new weights; "
     "rate: learning rate, chosen on validation classes; images: training images behind the start"
+)
+LOOKING = (
+    "Spearman's correlation over the places of a map, mean ± half of the 95 % interval over n images: 1 is the same order of "
+    "places, 0 is none; another: with the map of another image, as much as the place in the picture alone explains. It says "
+    "where newborns answer, not that the object is there nor that the answer is of use; genes cut from that very network "
+    "agree by their nature"
 )
 
 
@@ -198,9 +254,15 @@ def markdown_starts(document: Row) -> str:
     parts += [f"{line[0].upper()}{plain(line[1:])}." for line in (reading_claims(results), *gates(results))]
     if document.get("instinct"):
         parts += [
-            "Newborns that never trained, nearest class mean on their features (n episodes of the same images; the interval "
-            "says nothing about other images):",
+            f"Newborns that never trained, {_tasks(document['instinct'])}: accuracy of simple classifiers on their features (n "
+            "episodes of the same images; the interval says nothing about other images):",
             markdown_table(instinct_table(document["instinct"])),
+        ]
+    if (document.get("saliency") or {}).get("agreement"):
+        parts += [
+            "Where they look: rank agreement of their saliency maps with the trained network's:",
+            markdown_table(saliency_table(document["saliency"])),
+            f"{LOOKING[0].upper()}{LOOKING[1:]}.",
         ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

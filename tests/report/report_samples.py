@@ -92,14 +92,36 @@ def make_document(shots: tuple[int, ...] = (20,)) -> dict[str, Any]:
         "instinct": [
             {
                 "start": start,
+                "method": method,
                 "n_way": 5,
                 "n_shot": 1,
-                "accuracy": {"mean": 0.5, "low": 0.49, "high": 0.51, "n": 400},
+                "accuracy": {"mean": mean, "low": mean - 0.01, "high": mean + 0.01, "n": 400},
                 "episodes_digest": "00",
             }
             for start in ACCURACIES
+            for method, mean in (("nearest class mean", 0.5), ("k nearest neighbours", 0.4))
         ],
+        "saliency": {
+            "method": "attention",
+            "group": "conv4",
+            "grid": 8,
+            "newborns": 5,
+            "pictured": [{"class": "rose", "image": 17}],
+            "agreement": [
+                {"start": "scratch", "same": _ranks(0.22, 0.04), "other": _ranks(0.1, 0.04), "gain": None},
+                {
+                    "start": "learngene",
+                    "same": _ranks(0.35, 0.03),
+                    "other": _ranks(0.01, 0.03),
+                    "gain": _ranks(0.13, 0.04),
+                },
+            ],
+        },
     }
+
+
+def _ranks(mean: float, half: float) -> dict[str, Any]:
+    return {"mean": mean, "low": mean - half, "high": mean + half, "n": 160}
 
 
 def make_genotype() -> Genotype:

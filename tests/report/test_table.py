@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
+from pathlib import Path
 
 import pytest
-from report_samples import make_document, make_results, with_classes
+from report_samples import ACCURACIES, make_document, make_results, with_classes
 from rich.console import Console
 
+from gtl.learngene.artifact import Learngene
 from gtl.report.table import (
     claims,
     compared,
@@ -18,8 +21,11 @@ from gtl.report.table import (
     plain,
     reading_claims,
     render_starts,
+    saliency_table,
     starts_table,
 )
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_rows_carry_the_numbers() -> None:
@@ -105,9 +111,60 @@ def test_gate_r_is_printed_with_every_comparison_that_has_one() -> None:
     assert line in stream.getvalue() and reading_claims(make_results()) in stream.getvalue()
 
 
-def test_instinct_says_its_episodes() -> None:
-    row = instinct_table(make_document()["instinct"])[0]
-    assert row == {"start": "scratch", "task": "5-way 1-shot", "accuracy": "50.0 ± 1.0 %", "n": "400"}
+def test_instinct_has_a_row_a_start_and_a_column_a_method() -> None:
+    rows = instinct_table(make_document()["instinct"])
+    assert rows[0] == {
+        "start": "scratch",
+        "nearest class mean": "50.0 ± 1.0 %",
+        "k nearest neighbours": "40.0 ± 1.0 %",
+        "n": "400",
+    }
+    assert [row["start"] for row in rows] == list(ACCURACIES)
+    tasks = instinct_table([*make_document()["instinct"], {**make_document()["instinct"][0], "n_shot": 5}])
+    assert tasks[0]["task"] == "5-way 1-shot" and tasks[-1]["task"] == "5-way 5-shot"
+    assert tasks[-1]["k nearest neighbours"] == "-", "not measured"
+
+
+def test_documents_from_before_there_were_two_methods_still_render() -> None:
+    old = make_document()
+    old["instinct"] = [
+        {key: value for key, value in row.items() if key != "method"}
+        for row in old["instinct"]
+        if row["method"] == "nearest class mean"
+    ]
+    assert instinct_table(old["instinct"])[0] == {"start": "scratch", "nearest class mean": "50.0 ± 1.0 %", "n": "400"}
+    del old["saliency"]
+    assert "5-way 1-shot" in markdown_starts(old) and "neighbours" not in markdown_starts(old)
+    records = [json.loads(path.read_text()) for path in sorted((ROOT / "benchmarks/records").glob("*cifar-fs*.json"))]
+    genes = [Learngene.load(path) for path in sorted((ROOT / "populations").glob("*/learngene.safetensors"))]
+    documents = [*records, *(dict(row) for gene in genes for row in gene.evidence)]
+    assert len(documents) >= 4
+    for document in documents:
+        rows = instinct_table(document["instinct"])
+        assert len(rows) == len({row["start"] for row in document["instinct"]})
+        assert rows[0]["nearest class mean"].endswith("%")
+        assert markdown_table(rows) in markdown_starts(document)
+
+
+def test_agreement_of_maps_is_told_with_what_it_does_not_show() -> None:
+    row = saliency_table(make_document()["saliency"])[1]
+    assert row == {
+        "start": "learngene",
+        "same image": "0.35 ± 0.03",
+        "another": "0.01 ± 0.03",
+        "over scratch": "+0.13 ± 0.04",
+        "n": "160",
+    }
+    text = markdown_starts(make_document())
+    assert "| scratch | 0.22 ± 0.04 | 0.10 ± 0.04 | - | 160 |" in text
+    assert "not that the object is there" in text and "cut from that very network" in text
+    stream = io.StringIO()
+    row = {**make_document()["saliency"]["agreement"][1], "start": "knowledge evolution, equal images"}
+    Console(file=stream, width=80).print(render_starts({**make_document(), "saliency": {"agreement": [row]}}))
+    assert "0.35 ± 0.03" in stream.getvalue() and "+0.13 ± 0.04" in stream.getvalue(), "not broken into lines"
+    without = make_document()
+    without["saliency"]["agreement"] = []
+    assert "Spearman" not in markdown_starts(without)
 
 
 def test_terminal_table_fits_80_columns() -> None:
@@ -120,6 +177,7 @@ def test_terminal_table_fits_80_columns() -> None:
         "123,456",
         "95 % interval",
         "5-way 1-shot",
+        "0.35 ± 0.03",
         "20 images a class",
     ):
         assert text in printed
