@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,6 +63,14 @@ def to_line(figure: Figure) -> str:
 def rounded(value: float) -> float:
     """Four digits."""
     return float(f"{value:.4g}")
+
+
+def typed(script: str, words: Sequence[str]) -> str:
+    """A script's command as it would be typed again; where data lie and the record goes is each machine's own."""
+    own = {"--data": "DATA", "--out": "RECORD"}
+    return shlex.join(
+        ["python", script, *(own.get(before, word) for before, word in zip(["", *words], words, strict=False))]
+    )
 
 
 def circumstances() -> dict[str, Any]:

@@ -190,7 +190,7 @@ class LifeSection(Section):
 class CriticSection(Section):
     """Fitness on the validation classes (rows 14, 15): the same tasks for all of a generation."""
 
-    kind: Literal["ridge", "short_training", "nearest_class_mean"] = "ridge"
+    kind: Literal["ridge", "leave_one_out_ridge", "short_training", "nearest_class_mean"] = "ridge"
     n_way: int | None = Field(None, ge=2, description="classes per task; all validation classes if left out")
     tasks: int = Field(1, ge=1, le=1000)
     final_tasks: int = Field(4, ge=1, le=1000, description="tasks of the last comparison, which picks the learngene")

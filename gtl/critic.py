@@ -1,7 +1,8 @@
 """Critics: what a gene is worth, measured on validation classes. Selection sees nothing else.
 
 All critics answer one question for one gene and one task: how much of the score images do they get right after learning
-from the fit images. The ridge critic looks at all depths, because a descendant uses partial circuits too.
+from the fit images. The ridge critic looks at all depths, because a descendant uses partial circuits too. Leave-one-out
+ridge makes no difference between the two sets: it learns from all images but one, and is scored on that one.
 """
 
 from __future__ import annotations
@@ -106,17 +107,13 @@ def ridge_head(features: torch.Tensor, labels: torch.Tensor, ridge: float, class
         ridge: regulariser relative to the mean squared feature norm.
         classes: C; -1: the largest label and one.
     """
-    mean, std = features.mean(0), features.std(0)
-    std = torch.where(std > 1e-6, std, torch.ones_like(std))
+    mean, std = _moments(features)
     fit = ((features - mean) / std).double()
     targets = F.one_hot(labels, classes).double()
     offset = targets.mean(0)
     gram = fit @ fit.T
-    penalty = ridge * gram.diagonal().mean().clamp_min(1e-9)  # a dead gene has no feature, and scores chance
-    weights = torch.linalg.solve(
-        gram + penalty * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), targets - offset
-    )
-    return RidgeHead(mean, std, fit.T @ weights, offset)
+    regularised = gram + _penalty(gram, ridge) * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    return RidgeHead(mean, std, fit.T @ torch.linalg.solve(regularised, targets - offset), offset)
 
 
 def ridge_accuracy(
@@ -131,6 +128,44 @@ def ridge_accuracy(
     """
     predicted = ridge_head(fit, labels, ridge)(score).argmax(1)
     return float((predicted == truth).double().mean())
+
+
+def leave_one_out_accuracy(features: torch.Tensor, labels: torch.Tensor, ridge: float) -> float:
+    """Accuracy of ridge regression to one-hot targets on each image after a fit to all the others, in closed form.
+
+    With K the Gram matrix of centred features, Y centred targets and G = K + aI, the fit without image i misses its target
+    by ``(G^-1 Y)_i / ((G^-1)_ii - 1 / Na)`` (PRESS, Allen 1974, with an intercept). The intercept, too, must be fitted
+    without the image: features centred by all images sum to zero, so the others would tell the left-out one's class.
+    Scale and regulariser are those of all images.
+
+    Args:
+        features: ``(N, D)``.
+        labels: int64 ``(N,)``.
+        ridge: regulariser relative to the mean squared feature norm.
+    """
+    mean, std = _moments(features)
+    features, count = ((features - mean) / std).double(), len(features)
+    gram = features @ features.T
+    penalty = _penalty(gram, ridge)
+    targets = F.one_hot(labels).double()
+    targets = targets - targets.mean(0)
+    inverse = torch.linalg.inv(gram + penalty * torch.eye(count, dtype=gram.dtype, device=gram.device))
+    missed = inverse @ targets / (inverse.diagonal() - 1 / (count * penalty))[:, None]
+    # without its intercept, which knows the left-out image's class as the one that is rarer by one
+    predicted = targets * count / (count - 1) - missed
+    predicted = predicted.round(decimals=9)  # a dead gene predicts zeros, up to rounding that depends on the target
+    return float((predicted.argmax(1) == labels).double().mean())
+
+
+def _moments(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation to standardise with; a dead feature stays as it is."""
+    mean, std = features.mean(0), features.std(0)
+    return mean, torch.where(std > 1e-6, std, torch.ones_like(std))
+
+
+def _penalty(gram: torch.Tensor, ridge: float) -> torch.Tensor:
+    """The regulariser, from one that is relative to the mean of a Gram matrix's diagonal."""
+    return ridge * gram.diagonal().mean().clamp_min(1e-9)  # a dead gene has no feature, and scores chance
 
 
 def nearest_class_mean(fit: torch.Tensor, labels: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
@@ -160,6 +195,12 @@ def _ridge(gene: Gene, task: CriticTask, section: CriticSection, seed: int, comp
     fit, score = pooled_features(network, task.fit, compute), pooled_features(network, task.score, compute)
     truth = task.score.labels.to(score.device)
     return ridge_accuracy(fit, task.fit.labels.to(fit.device), score, truth, section.ridge)
+
+
+def _leave_one_out_ridge(gene: Gene, task: CriticTask, section: CriticSection, seed: int, compute: Compute) -> float:
+    features = torch.cat([pooled_features(gene.network, images, compute) for images in (task.fit, task.score)])
+    labels = torch.cat([task.fit.labels, task.score.labels]).to(features.device)
+    return leave_one_out_accuracy(features, labels, section.ridge)
 
 
 def _nearest_class_mean(gene: Gene, task: CriticTask, section: CriticSection, seed: int, compute: Compute) -> float:
@@ -200,6 +241,7 @@ def critic_images(tasks: list[CriticTask], section: CriticSection) -> int:
 Critic = Callable[[Gene, CriticTask, CriticSection, int, Compute], float]
 CRITICS: dict[str, Critic] = {
     "ridge": _ridge,
+    "leave_one_out_ridge": _leave_one_out_ridge,
     "short_training": _short_training,
     "nearest_class_mean": _nearest_class_mean,
 }

@@ -23,8 +23,10 @@ from gtl.seeds import derive, rng
 from gtl.stats import Estimate, estimate, paired_difference
 from gtl.training import Compute, Progress, accuracy, hits, train
 
-# A start: number of classes and a seed -> a newborn network.
-Start = Callable[[int, int], ConvNet]
+# A start: number of classes and a seed -> a newborn network, which maps images to logits.
+Start = Callable[[int, int], torch.nn.Module]
+# One whose newborns also give features, which instinct goes by.
+FeatureStart = Callable[[int, int], ConvNet]
 Advance = Callable[[str], None]
 Rates = dict[tuple[str, int], float]  # (start, shots) -> learning rate
 
@@ -301,7 +303,7 @@ def _mean_curve(curves: Sequence[Sequence[tuple[int, float]]]) -> tuple[tuple[in
 
 
 def instinct(
-    starts: Mapping[str, Start],
+    starts: Mapping[str, FeatureStart],
     images: ImageSet,
     *,
     n_way: int,

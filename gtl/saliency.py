@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from gtl.data.augment import to_input
 from gtl.data.images import ImageSet
-from gtl.fewshot import SCRATCH, Start
+from gtl.fewshot import SCRATCH, FeatureStart
 from gtl.models import ConvNet
 from gtl.seeds import derive, rng
 from gtl.stats import Estimate, estimate, paired_difference
@@ -226,7 +226,7 @@ def rank_agreement(maps: torch.Tensor, others: torch.Tensor) -> npt.NDArray[np.f
 
 
 def compare_maps(
-    starts: Mapping[str, Start],
+    starts: Mapping[str, FeatureStart],
     images: ImageSet,
     *,
     pictured: Sequence[str],
@@ -257,7 +257,7 @@ def compare_maps(
     def take(rows: npt.NDArray[np.int64]) -> torch.Tensor:
         return images.images[torch.from_numpy(rows).to(images.images.device)]
 
-    def born(start: Start, number: int) -> ConvNet:
+    def born(start: FeatureStart, number: int) -> ConvNet:
         return start(images.n_classes, derive(seed, "newborn", number))
 
     def look(network: ConvNet) -> torch.Tensor:

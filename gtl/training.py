@@ -107,7 +107,7 @@ def cpu_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def place(network: ConvNet, compute: Compute) -> None:
+def place(network: torch.nn.Module, compute: Compute) -> None:
     """Move a network to the device, its weights in the memory format to compute in."""
     network.to(compute.device)
     network.to(memory_format=compute.memory_format)
@@ -139,7 +139,7 @@ class Progress:
 
 
 def train(
-    network: ConvNet,
+    network: torch.nn.Module,
     images: ImageSet | Environment,
     recipe: TrainingSection,
     *,
@@ -154,7 +154,7 @@ def train(
     """Train `network` in place by SGD with momentum on cross-entropy.
 
     Args:
-        network: on any device; is moved to `compute.device`.
+        network: any that maps images to logits, on any device; is moved to `compute.device`.
         images: the training images, or where they lie prepared on the device (with the recipe's crop padding). The
             network's head must have their number of classes.
         steps: optimiser steps in all.
@@ -191,7 +191,7 @@ def train(
 
 
 def learn(
-    network: ConvNet,
+    network: torch.nn.Module,
     inputs: torch.Tensor,
     labels: torch.Tensor,
     descent: Descent,
@@ -322,7 +322,7 @@ def reestimate_norms(network: ConvNet, images: torch.Tensor, compute: Compute) -
 
 
 @torch.no_grad()
-def hits(network: ConvNet, images: ImageSet, compute: Compute) -> torch.Tensor:
+def hits(network: torch.nn.Module, images: ImageSet, compute: Compute) -> torch.Tensor:
     """Which of `images` the network classifies rightly in eval mode: bool ``(N,)`` on the device."""
     place(network, compute)
     network.eval()
@@ -337,6 +337,6 @@ def hits(network: ConvNet, images: ImageSet, compute: Compute) -> torch.Tensor:
     return torch.cat(found)
 
 
-def accuracy(network: ConvNet, images: ImageSet, compute: Compute) -> float:
+def accuracy(network: torch.nn.Module, images: ImageSet, compute: Compute) -> float:
     """Share of `images` that the network classifies rightly, in eval mode."""
     return int(hits(network, images, compute).sum()) / len(images.labels)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from pico import ARCHS, CPU, gratings, random_genotype, spec
+from pico import ARCHS, CPU, gratings, random_genotype, spec, within_binomial
 from torch.nn import functional as F
 
 from gtl.config import CriticSection, TrainingSection
@@ -19,6 +19,7 @@ from gtl.critic import (
     draw_tasks,
     k_nearest,
     last_features,
+    leave_one_out_accuracy,
     nearest_class_mean,
     pooled_features,
     ridge_accuracy,
@@ -128,6 +129,36 @@ def test_ridge_is_the_primal_closed_form(seed: int, ridge: float, features: int,
     assert ridge_accuracy(*tensors, torch.from_numpy(half), ridge) == 0.5
 
 
+@pytest.mark.parametrize("ridge", [1e-3, 0.1, 10.0])
+@pytest.mark.parametrize(("features", "samples"), [(6, 40), (80, 30)])
+def test_leave_one_out_is_a_fit_without_each_image(ridge: float, features: int, samples: int) -> None:
+    """N fits, each to all images but one, on features of one scale with one regulariser."""
+    draw = np.random.default_rng(features)
+    labels = np.arange(samples) % 4
+    x = 2.0 * features**-0.5 * draw.standard_normal((4, features))[labels] + draw.standard_normal((samples, features))
+    x = x * draw.uniform(0.1, 9, features) + 5
+    scaled, targets = x / x.std(0, ddof=1), np.eye(4)[labels]
+    penalty = ridge * ((scaled - scaled.mean(0)) ** 2).sum(1).mean()
+    right = []
+    for left in range(samples):
+        rest = np.arange(samples) != left
+        mean = scaled[rest].mean(0)
+        z, y = scaled[rest] - mean, targets[rest] - targets[rest].mean(0)
+        weights = np.linalg.solve(z.T @ z + penalty * np.eye(features), z.T @ y)
+        right.append(((scaled[left] - mean) @ weights).argmax() == labels[left])
+    found = leave_one_out_accuracy(torch.from_numpy(x), torch.from_numpy(labels), ridge)
+    assert found == pytest.approx(np.mean(right)) and 0.3 < found < 1.0
+
+
+@pytest.mark.parametrize("ridge", [1e-4, 0.1])
+def test_leave_one_out_of_noise_is_chance(ridge: float) -> None:
+    """Also with more features than images, where centring by all images would tell the left-out one's class."""
+    draw, labels = torch.Generator().manual_seed(2), torch.arange(4).repeat_interleave(50)
+    noise = torch.randn(200, 500, generator=draw)
+    right = round(200 * leave_one_out_accuracy(noise, labels, ridge))
+    assert within_binomial(right, 200, 0.25, sigmas=3)
+
+
 def test_pooled_features_look_at_every_group(val: ImageSet, learned: ConvNet) -> None:
     some = val.take_classes([0, 3])
     features = pooled_features(learned, some, CPU)
@@ -189,7 +220,10 @@ def test_the_seed_only_matters_where_a_host_is_drawn(val: ImageSet, learned: Con
         assert same is (kind != "short_training")
 
 
-@pytest.mark.parametrize(("kind", "lead"), [("ridge", 0.25), ("nearest_class_mean", 0.15), ("short_training", 0.08)])
+@pytest.mark.parametrize(
+    ("kind", "lead"),
+    [("ridge", 0.25), ("leave_one_out_ridge", 0.25), ("nearest_class_mean", 0.15), ("short_training", 0.08)],
+)
 def test_a_learned_gene_beats_random_ones(val: ImageSet, learned: ConvNet, kind: str, lead: float) -> None:
     """The ridge critic, by far; the others, here, too."""
     section, tasks = SECTION.model_copy(update={"kind": kind}), draw_tasks(val, SECTION, 3, 2)

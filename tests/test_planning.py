@@ -217,7 +217,7 @@ def test_a_line_through_two_lengths() -> None:
     assert line(lambda steps: 1.0 / steps, 50)[1] == 0.0, "noise gives no negative time"
 
 
-@pytest.mark.parametrize("critic", ["ridge", "short_training", "nearest_class_mean"])
+@pytest.mark.parametrize("critic", ["ridge", "leave_one_out_ridge", "short_training", "nearest_class_mean"])
 @pytest.mark.parametrize("founders", ["ancestor", "random"])
 def test_every_kind_of_run_can_be_calibrated(critic: str, founders: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gtl.planning.calibration.SECONDS", 0.05)

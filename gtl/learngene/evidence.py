@@ -19,7 +19,6 @@ from gtl.fewshot import (
     InstinctResult,
     Rates,
     Run,
-    Start,
     StartResult,
     choose_rates,
     compare_starts,
@@ -28,6 +27,7 @@ from gtl.fewshot import (
 )
 from gtl.learngene.artifact import Learngene
 from gtl.learngene.opponents import Setting, cost, entrants
+from gtl.learngene.starts import Initialisation
 from gtl.life import World
 from gtl.saliency import Saliency, compare_maps
 from gtl.seeds import derive
@@ -105,7 +105,7 @@ class Bench:
     """
 
     world: World
-    starts: dict[str, Start]
+    starts: dict[str, Initialisation]
     about: dict[str, dict[str, Any]]
     rates: Rates
     images: int | None
@@ -118,7 +118,7 @@ class Bench:
     ) -> Bench:
         """Train what must be trained and choose what must be chosen, on train and validation classes."""
         found = entrants(Setting(learngene, world, advance), names)
-        starts: dict[str, Start] = {entrant.name: entrant.start for entrant in found}
+        starts = {entrant.name: entrant.start for entrant in found}
         about = {entrant.name: entrant.to_json() for entrant in found}
         seed = derive(world.config.seed, "fewshot")
         rates = choose_rates(starts, world.val, world.config.fewshot, seed, world.compute, advance=advance, run=run)
