@@ -86,7 +86,7 @@ def read_checkpoint(path: Path, host: ArchSpec, key: str = "") -> Checkpoint:
     tensors = fitting({n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}, host, name)
     counters = (".num_batches_tracked",)
     used = {prefix + tensor for tensor in tensors}
-    ignored = tuple(tensor for tensor in state if tensor not in used and not tensor.endswith(counters))
+    ignored = tuple(sorted(tensor for tensor in state if tensor not in used and not tensor.endswith(counters)))
     return Checkpoint(path.name, hashlib.sha256(data).hexdigest(), tensors, ignored)
 
 

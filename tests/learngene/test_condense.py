@@ -20,7 +20,7 @@ from gtl.learngene.allocation_search import search_allocation
 from gtl.learngene.artifact import Learngene
 from gtl.learngene.condense import KINDS, condense
 from gtl.learngene.evidence import Bench, config_of, make_starts
-from gtl.learngene.oneshot import METHODS, Jury, one_shot, picker
+from gtl.learngene.oneshot import BY_IMAGES, METHODS, Jury, one_shot, picker
 from gtl.life import World
 from gtl.models import build
 from gtl.phenotype import thin_network
@@ -51,11 +51,16 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("short")
-@pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize(
-    ("method", "kind"), [*((method, "uniform") for method in METHODS), ("taylor", "searched"), ("l1", "early")]
+    ("arch", "method", "kind"),
+    [
+        *(("vgg11", method, "uniform") for method in METHODS),
+        *(("resnet12", method, "uniform") for method in BY_IMAGES),
+        *((arch, "taylor", "searched") for arch in ARCHS),
+        ("resnet12", "l1", "early"),
+    ],
 )
-def test_every_choice_keeps_the_budget_and_gives_a_whole_circuit(method: str, kind: str, arch: str) -> None:
+def test_every_choice_keeps_the_budget_and_gives_a_whole_circuit(arch: str, method: str, kind: str) -> None:
     host, state = place(arch)
     gene = condense(host, state, method=method, allocation=kind, budget=BUDGET)
     layout, counts = host.layout, gene.genotype.counts
