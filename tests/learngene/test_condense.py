@@ -19,8 +19,9 @@ from gtl.learngene import allocation_search
 from gtl.learngene.allocation_search import search_allocation
 from gtl.learngene.artifact import Learngene
 from gtl.learngene.condense import KINDS, condense
-from gtl.learngene.evidence import Bench, config_of, make_starts
+from gtl.learngene.evidence import Bench, config_of
 from gtl.learngene.oneshot import BY_IMAGES, METHODS, Jury, one_shot, picker
+from gtl.learngene.opponents import Setting, entrants
 from gtl.life import World
 from gtl.models import build
 from gtl.phenotype import thin_network
@@ -210,13 +211,13 @@ def test_it_is_compared_with_scratch_and_its_images_are_unknown() -> None:
     config = config_of(gene)
     assert isinstance(config, BaseModel) and config.gene.budget == BUDGET
     own = replace(host, config=config)
-    starts, about = make_starts(gene, own, ("scratch", "learngene"), print)
-    assert set(starts) == {"scratch", "learngene"} and about["learngene"]["images"] is None
+    found = {entrant.name: entrant for entrant in entrants(Setting(gene, own), ("scratch", "learngene"))}
+    assert set(found) == {"scratch", "learngene"} and found["learngene"].images is None
     for name in ("pretrained", "one-shot"):
         with pytest.raises(
-            DataError, match="not known and no reference can be trained as long; compare --starts scratch"
+            DataError, match=r"is not known, .* no reference can be trained as long; compare --starts scratch"
         ):
-            make_starts(gene, own, ("scratch", name, "learngene"), print)
+            entrants(Setting(gene, own), ("scratch", name, "learngene"))
     assert Bench.prepare(gene, own, ("scratch", "learngene"), lambda text: None).images is None
 
 

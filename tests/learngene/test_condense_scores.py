@@ -15,7 +15,7 @@ from gtl.data.augment import to_input
 from gtl.evolution.founding import ALLOCATIONS, allocation, even_channels
 from gtl.genotype import Genotype
 from gtl.learngene import oneshot
-from gtl.learngene.baselines import best_one_shot, one_shots
+from gtl.learngene.baselines import one_shots
 from gtl.learngene.oneshot import BY_IMAGES, METHODS, Jury, channel_scores, one_shot, one_shot_genotype
 from gtl.life import World
 from gtl.models import ConvNet, build
@@ -175,9 +175,9 @@ def test_the_best_one_shot_gene_is_the_best_of_all_methods_and_allocations() -> 
     )
     share = host.layout.circuit_share(own.counts)
     allocations = {kind: allocation(host.layout, kind, share) for kind in ALLOCATIONS} | {"gene": own.counts}
-    found = one_shots(host, tensors, allocations)
+    found = one_shots(host, tensors, own)
     assert {(each.method, each.allocation) for each in found} == {(m, a) for m in METHODS for a in allocations}
-    best = best_one_shot(host, tensors, own)
+    best = found[0]
     assert best.fitness == max(each.fitness for each in found)
     again = one_shot(host, tensors, allocations[best.allocation], best.method, allocation=best.allocation)
     assert (again.genotype, again.fitness) == (best.genotype, best.fitness)
