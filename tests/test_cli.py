@@ -235,7 +235,7 @@ def test_fewshot_compares_all_starts(
     assert (tmp_path / "evidence" / "saliency.png").read_bytes().startswith(b"\x89PNG")
     assert [row["start"] for row in document["saliency"]["agreement"]] == ["scratch", "one-shot", "learngene"]
     assert all({"class", "image"} == row.keys() for row in document["saliency"]["pictured"])
-    assert len(list((tmp_path / "cache").glob("pretrained-*"))) == 1
+    assert len(list((tmp_path / "cache").glob("tensors-*"))) == 1
 
 
 def test_fewshot_overwrites_nothing_and_export_takes_only_this_genes_evidence(
