@@ -71,5 +71,12 @@ def _provenance(
             else [],
         },
         "critic": {"kind": world.config.critic.kind, "reference": dict(ancestor.reference)},
-        "images": {"ancestor": ancestor.images, "lives": manager.images, "total": ancestor.images + manager.images},
+        "images": _images(manager, ancestor, world),
     }
+
+
+def _images(manager: Manager, ancestor: Ancestor, world: World) -> dict[str, int | None]:
+    """Training images of ancestor and lives; what a checkpoint cost nobody here knows, so neither is the sum known."""
+    if world.config.founders.checkpoint is not None:
+        return {"ancestor": None, "lives": manager.images, "total": None}
+    return {"ancestor": ancestor.images, "lives": manager.images, "total": ancestor.images + manager.images}

@@ -233,7 +233,8 @@ def _limits(learngene: Learngene, record: Record, documents: Sequence[Document])
             "A start from scratch costs no training images before; the others cost what the table's last column says.",
         ]
     lines += [
-        f"It fits gtl's {learngene.arch}, equal or wider in every group; other networks are refused.",
+        f"It was measured in gtl's {learngene.arch} of the ancestor's widths. Networks of other shapes take what has a place "
+        "in them and say what has none (`gtl inherit`); what that is worth is another question.",
         "Images were small (28 to 84 pixels) and normalised as gtl does; others may find it of no use.",
         "Neither fairness nor robustness was tested, and biases of the data may be inherited. Not for decisions about people.",
     ]
