@@ -277,22 +277,22 @@ def main(words: Sequence[str] | None = None) -> int:
         print(said, file=sys.stderr, flush=True)
 
     found = []
-    with Trials(given.workers or (1 if given.quick else cores())) as run:
-        for arch in given.arch:
-            searched = Learngene.load(HERE.parent / "populations" / GENES[arch] / LEARNGENE)
-            world = make_world(config(searched, given))
-            genes = candidates(world, plan, relative_shares(searched.genotype), say)
-            section = world.config
-            record["protocol"][arch] = {
-                "critic": section.critic.model_dump(mode="json"), "fewshot": section.fewshot.model_dump(mode="json"),
-                "life": section.life.model_dump(mode="json"), "founders": section.founders.model_dump(mode="json"),
-            }  # fmt: skip
-            for figure in figures(Bench(world, genes, given.splits, given.draws, run, say)):
-                found.append(figure)
-                print(to_line(figure), flush=True)
-                record["figures"].append(figure.to_json())
-            if given.out:
-                given.out.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+    run = Trials(given.workers or (1 if given.quick else cores()))
+    for arch in given.arch:
+        searched = Learngene.load(HERE.parent / "populations" / GENES[arch] / LEARNGENE)
+        world = make_world(config(searched, given))
+        genes = candidates(world, plan, relative_shares(searched.genotype), say)
+        section = world.config
+        record["protocol"][arch] = {
+            "critic": section.critic.model_dump(mode="json"), "fewshot": section.fewshot.model_dump(mode="json"),
+            "life": section.life.model_dump(mode="json"), "founders": section.founders.model_dump(mode="json"),
+        }  # fmt: skip
+        for figure in figures(Bench(world, genes, given.splits, given.draws, run, say)):
+            found.append(figure)
+            print(to_line(figure), flush=True)
+            record["figures"].append(figure.to_json())
+        if given.out:
+            given.out.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
     print(table(found))
     return 0
 

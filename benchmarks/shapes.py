@@ -164,15 +164,15 @@ def main(words: Sequence[str] | None = None) -> int:
         "figures": [],
     }  # fmt: skip
     found = []
-    with Trials(given.workers or (1 if alone else cores())) as run:
-        record["threads a worker"] = run.threads
-        bench = Bench(genes, load(request, ("val", "novel")), section, compute, run)
-        for row in rows(bench, shapes):
-            found.append(row)
-            print(to_line(row.figure()), flush=True)
-            record["figures"].append(row.figure().to_json())
-            if given.out:  # after every shape: all of them take hours
-                given.out.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+    run = Trials(given.workers or (1 if alone else cores()))
+    record["threads a worker"] = run.threads
+    bench = Bench(genes, load(request, ("val", "novel")), section, compute, run)
+    for row in rows(bench, shapes):
+        found.append(row)
+        print(to_line(row.figure()), flush=True)
+        record["figures"].append(row.figure().to_json())
+        if given.out:  # after every shape: all of them take hours
+            given.out.write_text(json.dumps(record, indent=2) + "\n", "utf-8")
     print(table(found))
     return 0
 
