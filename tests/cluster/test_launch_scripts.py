@@ -198,6 +198,7 @@ def _two_jobs(root: Path, config: Config, tools: dict[str, str], awaited: str) -
     return done.stdout.splitlines(), done.stderr + logs
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_slurm_job_stops_in_time_queues_itself_again_and_resumes(tmp_path: Path) -> None:
     said, logs = _two_jobs(tmp_path, CONFIG, {"gtl": DRIVER.format(python=sys.executable)}, "run.json")

@@ -104,6 +104,7 @@ def test_f7_node_killed(cluster: Nodes, undisturbed: Path, tmp_path: Path) -> No
     assert same(run, undisturbed)
 
 
+@pytest.mark.slow
 def test_f8_node_drained(cluster: Nodes, undisturbed: Path, tmp_path: Path) -> None:  # noqa: F811
     """A cloud's notice: one node may finish its individual, another is taken before that. Neither counts as an attempt."""
     run = tmp_path / "run"
@@ -133,6 +134,7 @@ def told(driver: Driver, text: str) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_f10_node_joins_late(cluster: Nodes, undisturbed: Path, tmp_path: Path) -> None:  # noqa: F811
     """One with more CPUs than the others: it gets workers and they get work; nothing else changes."""
     run = tmp_path / "run"
@@ -335,7 +337,8 @@ def test_client_address_names_what_is_missing(tmp_path: Path) -> None:
 # --- the same for any number of workers ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("workers", [*(pytest.param(few, marks=pytest.mark.slow) for few in "12"), "3"])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2", "3"])
 def test_f37_worker_count_never_shows_on_a_cluster(
     cluster: Nodes,
     undisturbed: Path,  # noqa: F811

@@ -290,6 +290,7 @@ def test_a_run_says_when_its_packs_fail(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(warnings) == 1 and "OutOfMemoryError: no room" in warnings[0]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(240)
 def test_packs_on_workers_are_those_of_one_process(undisturbed: Path, tmp_path: Path) -> None:

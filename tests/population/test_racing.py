@@ -234,6 +234,7 @@ def test_the_progress_file_counts_to_the_end(undisturbed: Path, store: RunStore)
     assert seen == [(n, len(jobs) - n) for n in range(1, len(jobs) + 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(240)
 def test_a_race_on_workers_is_the_race_in_one_process(undisturbed: Path, tmp_path: Path) -> None:
