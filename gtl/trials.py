@@ -27,6 +27,8 @@ from gtl.machine import usual_threads
 from gtl.training import cpu_threads
 from gtl.versions import code_digest, versions
 
+LINES = 20  # that are said about a comparison's trials, or a few more
+
 
 class Trials:
     """Runs trials (`gtl.fewshot.Run`).
@@ -58,11 +60,13 @@ class Trials:
         missing = [index for index, descendant in enumerate(found) if descendant is None]
         if missing and len(missing) < len(trials):
             advance(f"{len(trials) - len(missing)} of {len(trials)} trials were finished before")
+        done, every = len(trials) - len(missing), max(1, len(trials) // LINES)
         for index, descendant in zip(missing, self._run(arena, [trials[index] for index in missing]), strict=True):
-            found[index], name = descendant, names[index]
+            found[index], name, done = descendant, names[index], done + 1
             if name is not None:
                 write_cached(name, _plain(descendant))
-            advance(str(trials[index]))
+            if done % every == 0:
+                advance(f"{done} of {len(trials)}: {trials[index]}")
         return [descendant for descendant in found if descendant is not None]
 
     def _run(self, arena: Arena, trials: Sequence[Trial]) -> Iterator[Descendant]:

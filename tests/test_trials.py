@@ -65,8 +65,16 @@ def test_processes_and_this_one_give_the_same(monkeypatch: pytest.MonkeyPatch) -
     assert run.threads == 1
     found = run(arena(), trials(), said.append)
     assert found == run_here(arena(), trials(), silent)
-    assert said == [str(trial) for trial in trials()], "in the order asked for"
+    assert said == [f"{n} of 4: {trial}" for n, trial in enumerate(trials(), 1)], "in the order asked for"
     assert len({descendant.accuracy for descendant in found}) > 1
+
+
+def test_many_trials_are_told_in_few_lines() -> None:
+    said: list[str] = []
+    start = {"scratch": scratch_start(spec("vgg11"))}
+    short = arena(starts=start, section=SECTION.model_copy(update={"steps": 1}))
+    Trials(remember=False)(short, [replace(trials()[0], number=n) for n in range(65)], said.append)
+    assert len(said) == 21 and said[-1].startswith("63 of 65: scratch, 3 shots")
 
 
 def test_accuracy_is_the_mean_over_the_classes() -> None:
