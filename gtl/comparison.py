@@ -11,6 +11,7 @@ import numpy as np
 from gtl.stats import LEVEL, DataInterval, Estimate, holm, p_value, paired_difference, quantile
 
 SCRATCH, PRETRAINED, ONE_SHOT = "scratch", "pretrained", "one-shot"
+WHOLE = (PRETRAINED, "linear probe")  # starts that inherit everything
 GATE = 0.9
 
 
@@ -89,39 +90,37 @@ class Gate:
 
     def __str__(self) -> str:
         if self.ratio is None:
-            return f"gate R: not defined, as no start but {PRETRAINED} gains over {SCRATCH} (n = {self.n} seeds)"
+            return f"gate R: not defined, as no start that inherits a part gains over {SCRATCH} (n = {self.n} seeds)"
         if self.one_shot == self.best:
             return (
-                f"gate R = 1.00 (n = {self.n} seeds): no start but {PRETRAINED} gains more than {self.one_shot}; evolution is "
-                "unlikely to pay"
+                f"gate R = 1.00 (n = {self.n} seeds): no start that inherits a part gains more than {self.one_shot}; evolution "
+                "is unlikely to pay"
             )
         within = "interval unbounded" if self.low is None else f"{self.low:.2f} to {self.high:.2f}"
         text = f"gate R = {self.ratio:.2f} ({within}, n = {self.n} seeds): {self.one_shot} has {100 * self.ratio:.0f} % of the"
         pays = "is unlikely to pay" if self.ratio >= GATE else "may pay"
-        return (
-            f"{text} gain of {self.best}, the best start but {PRETRAINED}; evolution {pays} (gate: {100 * GATE:.0f} %)"
-        )
+        return f"{text} gain of {self.best}, the best start that inherits a part; evolution {pays} (gate: {100 * GATE:.0f} %)"
 
 
 def gate(accuracies: Mapping[str, Sequence[float]]) -> Gate | None:
     """Gate R of a comparison, from the accuracies of its starts, paired by seed.
 
-    R = (gain of the best one-shot gene) / (gain of the best start other than full transfer), gains being means over
-    scratch. From 0.9 on, paying for evolution is unlikely to pay. Both are chosen by their means here, which the interval
+    R = (gain of the best one-shot gene) / (gain of the best start that does not inherit everything), gains being means
+    over scratch. From 0.9 on, paying for evolution is unlikely to pay. Both are chosen by their means here, which the interval
     does not know of.
 
     Args:
         accuracies: start -> accuracy of each seed, in shares. One-shot starts have names that begin with "one-shot".
 
     Returns:
-        None if scratch, a one-shot start or any other start (``pretrained`` apart) is missing.
+        None if scratch, a one-shot start or any other start that does not inherit everything is missing.
 
     Raises:
         ValueError: fewer than two seeds, or starts with different numbers of them.
     """
     if SCRATCH not in accuracies:
         return None
-    rivals = [name for name in accuracies if name not in (SCRATCH, PRETRAINED)]
+    rivals = [name for name in accuracies if name not in (SCRATCH, *WHOLE)]
     cuts = [name for name in rivals if name.startswith(ONE_SHOT)]
     if not cuts or len(cuts) == len(rivals):
         return None

@@ -117,7 +117,8 @@ def starts(**gains: float) -> dict[str, list[float]]:
 
 
 def test_gate_r_sets_the_best_one_shot_gene_against_the_best_start() -> None:
-    found = gate(starts(pretrained=0.30, one_shot=0.10, **{"one-shot l1 early": 0.15}, learngene=0.20, thin=0.12))
+    others = {"one-shot l1 early": 0.15, "linear probe": 0.35}  # a probe inherits everything, as full transfer does
+    found = gate(starts(pretrained=0.30, one_shot=0.10, **others, learngene=0.20, thin=0.12))
     assert found is not None and (found.one_shot, found.best, found.n) == ("one-shot l1 early", "learngene", 4)
     assert found.ratio == pytest.approx(0.75) and found.low is not None and found.high is not None
     assert found.low < 0.75 < found.high < 0.9
@@ -136,14 +137,14 @@ def test_a_one_shot_gene_that_is_best_is_all_of_the_gain() -> None:
     found = gate(starts(pretrained=0.3, one_shot=0.2, learngene=0.1))
     assert found is not None and (found.ratio, found.best) == (1.0, "one-shot")
     assert str(found).startswith(
-        "gate R = 1.00 (n = 4 seeds): no start but pretrained gains more than one-shot; evolution is unlikely"
+        "gate R = 1.00 (n = 4 seeds): no start that inherits a part gains more than one-shot; evolution is unlikely"
     )
 
 
 def test_no_gain_no_gate() -> None:
     found = gate(starts(one_shot=-0.1, learngene=-0.05))
     assert found is not None and found.ratio is None
-    assert str(found) == "gate R: not defined, as no start but pretrained gains over scratch (n = 4 seeds)"
+    assert str(found) == "gate R: not defined, as no start that inherits a part gains over scratch (n = 4 seeds)"
 
 
 def test_a_gain_that_may_be_none_bounds_no_ratio() -> None:

@@ -148,7 +148,8 @@ class Bench:
         saliency = None
         if {SCRATCH, LEARNGENE} <= self.starts.keys():
             advance("saliency of newborns")
-            saliency = compare_maps(self.starts, novel, pictured=PICTURED, seed=seed, compute=compute)
+            looked = {name: self.starts[name] for name in PICTURED if name in self.starts}
+            saliency = compare_maps(looked, novel, pictured=PICTURED, seed=seed, compute=compute)
         results = compare_starts(self.starts, novel, section, self.rates, seed, compute, advance=advance, run=self.run)
         data = {"source": request.source, "classes": splits.digest}
         protocol = self._protocol()
