@@ -21,6 +21,7 @@ from gtl.critic import (
     k_nearest,
     last_features,
     leave_one_out_accuracy,
+    moments,
     nearest_class_mean,
     ridge_accuracy,
     ridge_head,
@@ -31,12 +32,8 @@ from gtl.models import ConvNet
 from gtl.training import Compute, place
 
 GRIDS = (1, 2, 4)
-ALL, THIRD, LAST, POOLED = (
-    "all",
-    "last third",
-    "last",
-    "pooled",
-)  # POOLED: what the classifier of a descendant would see
+# POOLED: what the classifier of a descendant would see
+ALL, THIRD, LAST, POOLED = "all", "last third", "last", "pooled"
 NEWTON_STEPS, EVIDENCE_STEPS = 50, 20
 
 # Features to learn from, their labels, features to be scored on, their labels -> what the critic says.
@@ -211,28 +208,20 @@ def neighbours(
     truth: torch.Tensor,
     *,
     classify: Callable[..., torch.Tensor],
+    scaled: bool = False,
 ) -> float:
-    """Accuracy of nearest class mean or k nearest neighbours on features as they are."""
+    """Accuracy of nearest class mean or k nearest neighbours, on features as they are or standardised (`scaled`).
+
+    Features of several layers differ in scale.
+    """
+    if scaled:
+        fit, score = standardised(fit, score)
     return float((classify(fit, labels, score) == truth).double().mean())
-
-
-def scaled_neighbours(
-    fit: torch.Tensor,
-    labels: torch.Tensor,
-    score: torch.Tensor,
-    truth: torch.Tensor,
-    *,
-    classify: Callable[..., torch.Tensor],
-) -> float:
-    """The same on standardised features: those of several layers differ in scale."""
-    fit, score = standardised(fit, score)
-    return neighbours(fit, labels, score, truth, classify=classify)
 
 
 def standardised(fit: torch.Tensor, score: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Both with the fit set's mean and standard deviation, in double precision."""
-    mean, std = fit.mean(0), fit.std(0)
-    std = torch.where(std > 1e-6, std, torch.ones_like(std))
+    mean, std = moments(fit)
     return ((fit - mean) / std).double(), ((score - mean) / std).double()
 
 
@@ -255,7 +244,7 @@ VARIANTS: dict[str, Variant] = {
     "logistic, regulariser 0.001": Variant(partial(logistic, strength=0.001)),
     "logistic, regulariser 0.01": Variant(partial(logistic, strength=0.01)),
     "nearest class mean, last features": Variant(partial(neighbours, classify=nearest_class_mean), taps=POOLED),
-    "nearest class mean, all groups": Variant(partial(scaled_neighbours, classify=nearest_class_mean)),
+    "nearest class mean, all groups": Variant(partial(neighbours, classify=nearest_class_mean, scaled=True)),
     "k nearest neighbours, last features": Variant(partial(neighbours, classify=k_nearest), taps=POOLED),
-    "k nearest neighbours, all groups": Variant(partial(scaled_neighbours, classify=k_nearest)),
+    "k nearest neighbours, all groups": Variant(partial(neighbours, classify=k_nearest, scaled=True)),
 }

@@ -107,7 +107,7 @@ def ridge_head(features: torch.Tensor, labels: torch.Tensor, ridge: float, class
         ridge: regulariser relative to the mean squared feature norm.
         classes: C; -1: the largest label and one.
     """
-    mean, std = _moments(features)
+    mean, std = moments(features)
     fit = ((features - mean) / std).double()
     targets = F.one_hot(labels, classes).double()
     offset = targets.mean(0)
@@ -143,7 +143,7 @@ def leave_one_out_accuracy(features: torch.Tensor, labels: torch.Tensor, ridge: 
         labels: int64 ``(N,)``.
         ridge: regulariser relative to the mean squared feature norm.
     """
-    mean, std = _moments(features)
+    mean, std = moments(features)
     features, count = ((features - mean) / std).double(), len(features)
     gram = features @ features.T
     penalty = _penalty(gram, ridge)
@@ -157,7 +157,7 @@ def leave_one_out_accuracy(features: torch.Tensor, labels: torch.Tensor, ridge: 
     return float((predicted.argmax(1) == labels).double().mean())
 
 
-def _moments(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def moments(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation to standardise with; a dead feature stays as it is."""
     mean, std = features.mean(0), features.std(0)
     return mean, torch.where(std > 1e-6, std, torch.ones_like(std))

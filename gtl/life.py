@@ -12,7 +12,7 @@ from functools import cached_property
 
 import torch
 
-from gtl.config import Config
+from gtl.config import Config, TrainingSection
 from gtl.critic import Gene, critic_images, criticise, draw_tasks
 from gtl.data.augment import Augmenter
 from gtl.data.batches import Environment
@@ -78,6 +78,10 @@ class World:
         labels = self.train.labels.to(self.compute.device)
         rows = torch.arange(len(labels), device=labels.device)
         return Environment(self.padded.to(self.compute.device), rows, labels)
+
+    def images_for(self, recipe: TrainingSection) -> ImageSet | Environment:
+        """All train classes for a training by a recipe: as lives have them, unless it pads them otherwise."""
+        return self.everything if recipe.crop_padding == self.config.life.training.crop_padding else self.train
 
     def environment(self, classes: Sequence[int] | None) -> Environment:
         """What a life learns from: these train classes, renumbered in the order given; None: all, in their own order."""

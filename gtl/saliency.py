@@ -36,9 +36,8 @@ from gtl.stats import Estimate, estimate, paired_difference
 from gtl.training import Compute, place
 
 Method = Literal["attention", "grad-cam"]
-PLACES = (
-    7  # rows and columns of a map, at least: with fewer, as in the last layers on small images, hardly a place is left
-)
+# Rows and columns of a map, at least: with fewer, as in the last layers on small images, hardly a place is left.
+PLACES = 7
 NEWBORNS = 5  # of each start; their agreement with the trained network is averaged image by image
 IMAGES, SUPPORT = 10, 5  # of each class, as far as there are so many: to look at, and behind a class mean
 PICTURED = 6  # images whose maps are kept

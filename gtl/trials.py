@@ -75,6 +75,7 @@ class Trials:
             with cpu_threads(self.threads):
                 yield from map(arena.trial, trials)
             return
+        others = multiprocessing.active_children()  # of whoever calls us; not ours to end
         context = multiprocessing.get_context("spawn")  # a fork of a process whose threads have computed may hang
         with ProcessPoolExecutor(count, context, _enter, (arena, self.threads)) as pool:
             try:
@@ -85,14 +86,14 @@ class Trials:
                     "again: what was finished is kept; fewer --workers need less memory"
                 ) from None
             except BaseException:  # nobody waits for the trials under way
-                for process in multiprocessing.active_children():
+                for process in set(multiprocessing.active_children()) - set(others):
                     process.terminate()
                 raise
 
     def _names(self, arena: Arena, trials: Sequence[Trial]) -> list[str | None]:
         """Under which names trials are kept: a hash of everything that their results depend on."""
         shared: dict[str, Any] = {
-            "images": _images_digest(arena),
+            "images": arena.images.digest,
             "protocol": arena.section.model_dump(mode="json", exclude={"seeds", "shots", "learning_rates"}),
             "seed": arena.seed,
             "code": code_digest(),
@@ -109,12 +110,6 @@ class Trials:
 def _key(trial: Trial) -> dict[str, Any]:
     """A trial without the name of its start, which is only a name."""
     return {key: value for key, value in vars(trial).items() if key != "start"}
-
-
-def _images_digest(arena: Arena) -> str:
-    images = arena.images
-    pixels = hashlib.sha256(images.images.cpu().numpy().tobytes()).hexdigest()
-    return _digest([pixels, images.labels.tolist(), images.mirror])
 
 
 def _digest(value: object) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -50,6 +52,13 @@ class ImageSet:
     def n_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over pixels, labels and whether they may be mirrored: what a training on them depends on."""
+        found = hashlib.sha256(self.images.cpu().numpy().tobytes())
+        found.update(json.dumps([self.labels.tolist(), self.mirror]).encode())
+        return found.hexdigest()
 
     @property
     def image_size(self) -> int:

@@ -16,17 +16,12 @@ from gtl.data.cache import cache_dir
 from gtl.errors import EvolutionError, StorageError
 from gtl.evolution.founding import ALLOCATIONS, allocation
 from gtl.genotype import Genotype
-from gtl.learngene.founders import pretrain
+from gtl.learngene.founders import pretrain, training_steps
 from gtl.learngene.oneshot import METHODS, OneShot, one_shot, picker
 from gtl.life import World
 from gtl.seeds import derive
 from gtl.surgery import GeneTensors, gather
 from gtl.versions import code_digest, versions
-
-
-def training_steps(world: World, images: int) -> int:
-    """Steps of the founders' recipe that consume `images` training images."""
-    return max(1, images // min(world.config.founders.training.batch_size, len(world.train.labels)))
 
 
 def pretrained_tensors(world: World, images: int, say: Callable[[str], None] = lambda text: None) -> GeneTensors:
@@ -63,7 +58,7 @@ def kept_tensors(world: World, key: Mapping[str, Any], make: Callable[[], GeneTe
         "host": world.host.widths,
         "arch": world.host.arch,
         "classes": world.class_digest,
-        "pixels": hashlib.sha256(world.train.images.numpy().tobytes()).hexdigest(),
+        "pixels": world.train.digest,
         "seed": world.config.seed,
         "versions": versions(world.compute),
         "code": code_digest(),
@@ -81,7 +76,6 @@ def kept_tensors(world: World, key: Mapping[str, Any], make: Callable[[], GeneTe
 
 def one_shots(world: World, tensors: GeneTensors, learngene: Genotype) -> list[OneShot]:
     """One-shot genes of the learngene's size from a trained network: all methods x all allocations, the fittest first.
-
 
     They are ranked by the run's own critic on validation classes; novel classes are not seen.
     """

@@ -97,7 +97,7 @@ class Bench:
     Attributes:
         world: of the configuration that the gene was evolved with; references and rates come from its train and
             validation classes.
-        starts, about: as `make_starts` returns them.
+        starts, about: by name, and what each inherits (`gtl.learngene.opponents`).
         rates: learning rate of every start and number of shots.
         images: training images that the learngene cost; None: not known.
         learngene: digest of the gene.

@@ -68,10 +68,9 @@ def pretrain(
         last = time.monotonic()
 
     recipe = world.config.founders.training
-    ready = recipe.crop_padding == world.config.life.training.crop_padding  # padded for lives, good for the ancestor
     result = train(
         network,
-        world.everything if ready else world.train,
+        world.images_for(recipe),
         recipe,
         steps=steps,
         seed=derive(seed, "training"),
@@ -81,6 +80,16 @@ def pretrain(
     )
     network.to("cpu").eval()
     return network, result
+
+
+def training_steps(world: World, images: int) -> int:
+    """Steps of the founders' recipe that consume `images` training images."""
+    return max(1, images // min(world.config.founders.training.batch_size, len(world.train.labels)))
+
+
+def ancestor_images(config: Config, train_images: int) -> int:
+    """Training images that the ancestor's training consumes."""
+    return ancestor_steps(config, train_images) * min(config.founders.training.batch_size, train_images)
 
 
 def ancestor_steps(config: Config, train_images: int) -> int:
@@ -141,9 +150,9 @@ def ancestor_tensors(
             f"the ancestor's training diverged (loss {result.loss}); lower founders.training.learning_rate "
             f"(now {config.founders.training.learning_rate})"
         )
-    images = steps * min(config.founders.training.batch_size, len(world.train.labels))
     state = network.state_dict()
-    return {name: state[name].detach().clone() for name in (*world.layout.inherited, *HEAD)}, images
+    tensors = {name: state[name].detach().clone() for name in (*world.layout.inherited, *HEAD)}
+    return tensors, ancestor_images(config, len(world.train.labels))
 
 
 def fit_head(world: World, tensors: GeneTensors) -> tuple[GeneTensors, int]:
@@ -155,8 +164,10 @@ def fit_head(world: World, tensors: GeneTensors) -> tuple[GeneTensors, int]:
     recipe = world.config.founders.training
     seed = derive(world.config.seed, "teacher")
     network = gene_start(world.host, world.layout.full(), tensors).probe(world.train.n_classes, derive(seed, "head"))
-    steps = max(1, len(world.train.labels) // min(recipe.batch_size, len(world.train.labels)))
-    result = train(network, world.train, recipe, steps=steps, seed=derive(seed, "training"), compute=world.compute)
+    steps = training_steps(world, len(world.train.labels))
+    result = train(
+        network, world.images_for(recipe), recipe, steps=steps, seed=derive(seed, "training"), compute=world.compute
+    )
     if not result.finite:
         raise EvolutionError(
             f"the head of the checkpoint diverged (loss {result.loss}); lower founders.training.learning_rate"

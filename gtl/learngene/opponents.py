@@ -18,8 +18,8 @@ from gtl.fewshot import SCRATCH, Advance
 from gtl.genotype import ChannelMask, Genotype
 from gtl.individual import Job, ParentGene
 from gtl.learngene.artifact import Learngene
-from gtl.learngene.baselines import kept_tensors, one_shots, pretrained_tensors, training_steps
-from gtl.learngene.founders import ancestor_steps, ancestor_tensors
+from gtl.learngene.baselines import kept_tensors, one_shots, pretrained_tensors
+from gtl.learngene.founders import ancestor_images, ancestor_tensors, training_steps
 from gtl.learngene.oneshot import OneShot, layer_activity
 from gtl.learngene.starts import Initialisation, gene_start, scratch_start
 from gtl.life import World, evaluate, norm_fitted
@@ -157,8 +157,7 @@ def heuristic_layers(setting: Setting) -> list[Entrant]:
     the layers are read off those curves is not in the published code, so ours is stated in `layer_activity`.
     """
     activity = layer_activity(setting.reference, setting.world)
-    entrant = _layers("Heur-LG", sorted(activity, key=activity.__getitem__), setting)
-    return [entrant]
+    return [_layers("Heur-LG", sorted(activity, key=activity.__getitem__), setting)]
 
 
 def _layers(name: str, ranked: Sequence[str], setting: Setting) -> Entrant:
@@ -212,7 +211,9 @@ def thin(setting: Setting) -> list[Entrant]:
         setting.say(f"thin network: training it alone on {setting.images:,} images")
         start = gather(build(world.host, derive(seed, "weights")).state_dict(), world.layout, genotype)
         network = thin_network(world.host.arch, genotype, start, world.train.n_classes)
-        result = train(network, world.train, recipe, steps=steps, seed=derive(seed, "training"), compute=world.compute)
+        result = train(
+            network, world.images_for(recipe), recipe, steps=steps, seed=derive(seed, "training"), compute=world.compute
+        )
         if not result.finite:
             raise EvolutionError(
                 f"the thin network diverged (loss {result.loss}); lower founders.training.learning_rate"
@@ -250,7 +251,7 @@ REBIRTH: dict[str, Any] = {"host": "newborn", "distill": 0.0}  # what a life of 
 def _lineages(name: str, life: Mapping[str, Any], setting: Setting) -> list[Entrant]:
     config = setting.world.config
     images_a_life = config.life.steps * min(config.life.training.batch_size, len(setting.world.train.labels))
-    found = ancestor_images(setting.world)
+    found = ancestor_images(config, len(setting.world.train.labels))
     lives = max(0, setting.images - found) // max(1, images_a_life)
     depth = max(0, int(setting.learngene.provenance["generations"]) - config.evolution.search_generations)
     world = replace(setting.world, config=changed_config(config, life=life))
@@ -260,12 +261,6 @@ def _lineages(name: str, life: Mapping[str, Any], setting: Setting) -> list[Entr
         total, genotype = found + count * images_a_life, setting.learngene.genotype
         entrants.append(setting.gene(f"{name}, {length}", genotype, tensors, total, lives=count))
     return entrants
-
-
-def ancestor_images(world: World) -> int:
-    """Training images of the run's ancestor."""
-    batch = min(world.config.founders.training.batch_size, len(world.train.labels))
-    return ancestor_steps(world.config, len(world.train.labels)) * batch
 
 
 def _lineage(setting: Setting, name: str, lives: int) -> GeneTensors:

@@ -236,7 +236,7 @@ class _Trial:
         living, genes = replace(job, parents=(self._own(job),), lives=True), [self.tensors[job.individual]]
         if world.config.life.distill > 0:
             classes = world.train.n_classes
-            width = self.world.layout.groups[list(self.world.layout.groups)[-1]]
+            _, width = self.world.layout.shapes["head.weight"]
             head = {"head.weight": torch.zeros(classes, width), "head.bias": torch.zeros(classes)}
             living, genes = replace(living, teacher=""), [*genes, {**self.network, **head}]
         if (size := world.config.compute.pack) == 1:

@@ -22,7 +22,7 @@ from gtl.evolution.racing import rounds
 from gtl.evolution.toolbox import HALL_SIZE
 from gtl.individual import Evaluation, Job, Outcome, Status
 from gtl.layout import ChannelLayout
-from gtl.learngene.founders import ancestor_steps
+from gtl.learngene.founders import ancestor_images, ancestor_steps
 from gtl.learngene.oneshot import METHODS
 from gtl.life import World
 from gtl.population.journal import encode_rows
@@ -187,7 +187,7 @@ def plan(world: World, workers: int = 1) -> Plan:
     )
     closing = sum(each.jobs for each in counted.rounds if each.phase == "final") + references
     images = {
-        "ancestor": steps * min(founders.training.batch_size, len(world.train.labels)),
+        "ancestor": ancestor_images(config, len(world.train.labels)) if trained else 0,
         "lives": spent,
         "judging": closing * critic.final_tasks * task_images,
     }

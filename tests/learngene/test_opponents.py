@@ -14,7 +14,8 @@ from pico import config, random_genotype, world
 from gtl.errors import DataError
 from gtl.learngene import opponents
 from gtl.learngene.artifact import Learngene
-from gtl.learngene.opponents import OPPONENTS, Entrant, Setting, ancestor_images, entrants
+from gtl.learngene.founders import ancestor_images
+from gtl.learngene.opponents import OPPONENTS, Entrant, Setting, entrants
 from gtl.life import World
 from gtl.models import build
 from gtl.surgery import gather
@@ -35,7 +36,8 @@ def setting_of(arch: str, **provenance: Any) -> Setting:
     place = world(arch)
     genotype = random_genotype(place.layout.groups, 1, 0.5)
     tensors = gather(build(place.host, 9).state_dict(), place.layout, genotype)
-    images = {"ancestor": ancestor_images(place), "lives": 100, "total": ancestor_images(place) + 100}
+    ancestor = ancestor_images(place.config, len(place.train.labels))
+    images = {"ancestor": ancestor, "lives": 100, "total": ancestor + 100}
     gene = Learngene(arch, genotype, tensors, {}, {"images": images, "generations": 2, **provenance})
     return Setting(gene, place, SAID.append)
 
@@ -70,7 +72,8 @@ def test_none_costs_more_than_the_learngene(found: dict[str, Entrant], setting: 
         if entrant.name != "knowledge evolution, equal depth":
             assert entrant.images <= setting.images, entrant.name
     assert found["knowledge evolution, equal images"].images > setting.images - LIFE_IMAGES
-    assert found["knowledge evolution, equal depth"].images == ancestor_images(setting.world) + 2 * LIFE_IMAGES
+    ancestor = ancestor_images(setting.world.config, len(setting.world.train.labels))
+    assert found["knowledge evolution, equal depth"].images == ancestor + 2 * LIFE_IMAGES
     assert found["scratch"].images == found["trained mask, random weights"].images == 0
 
 
