@@ -70,6 +70,10 @@ class FoundersSection(Section):
     checkpoint: str | None = Field(
         None, description="state dict, .safetensors or torch's .pt, instead of training an ancestor (docs/condense.md)"
     )
+    reuse: bool = Field(
+        False,
+        description="take the ancestor from the cache folder if another run has trained the same one, and keep it there",
+    )
     channels: tuple[Literal["l1", "bn", "random", "taylor", "activation", "uniform"], ...] = Field(
         ("l1", "bn", "random"), min_length=1, description="scores that choose a founder's channels, in turn (row 8)"
     )

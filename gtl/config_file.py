@@ -20,7 +20,8 @@ from gtl.strict_yaml import Document, KeyPath
 CONFIG_FOLDER = "configs"
 MAX_BASES = 8
 # What a run is called and where its images lie: neither changes a result (the class lists have a hash of their own).
-NOT_HASHED: Any = {"name": True, "description": True, "data": {"root"}, "cluster": True}
+# What cannot change a result.
+NOT_HASHED: Any = {"name": True, "description": True, "data": {"root"}, "founders": {"reuse"}, "cluster": True}
 
 
 def load_config(path_or_name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
@@ -73,8 +74,9 @@ def dump_config(config: Config) -> str:
 def config_hash(config: Config) -> str:
     """sha256 (hex) of the canonical JSON of everything that can change a result.
 
-    All values count, defaults written out, except `name`, `description`, `data.root` and `cluster`. `compute` counts:
-    results are reproducible for a given choice of it. Equal configs have equal hashes, however their files were written.
+    All values count, defaults written out, except `name`, `description`, `data.root`, `founders.reuse` and `cluster`.
+    `compute` counts: results are reproducible for a given choice of it. Equal configs have equal hashes, however their
+    files were written.
     """
     values = config.model_dump(mode="json", exclude=NOT_HASHED)
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -28,7 +28,8 @@ def versions(compute: Compute) -> dict[str, str]:
 def code_digest() -> str:
     """sha256 over the source of everything that trains and tests: what a cached result must have been computed by."""
     package = Path(__file__).parent
-    files = [package / f"{name}.py" for name in ("fewshot", "training", "phenotype", "surgery", "layout", "seeds")]
+    names = ("fewshot", "training", "packing", "distillation", "life", "phenotype", "surgery", "layout", "seeds")
+    files = [package / f"{name}.py" for name in (*names, "learngene/founders", "learngene/starts")]
     files += sorted([*(package / "models").glob("*.py"), *(package / "data").glob("[abi]*.py")])
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 

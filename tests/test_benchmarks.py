@@ -24,6 +24,7 @@ from gtl.surgery import gather
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
+import ablations
 import critics
 import critics_variants
 import shapes
@@ -224,3 +225,41 @@ def test_critics_runs_and_goes_on_where_it_stopped(tmp_path: Path, capsys: pytes
     wanted = {*critics_variants.VARIANTS, *critics.COUNTED, critics.SHORT, critics.SHARE, critics.TRUTH}
     assert {name.removeprefix("vgg11: ") for name in names[1:]} == wanted
     assert len(one["figures"][0]["genes"]) == one["figures"][0]["n"] == 5
+
+
+# --- ablations -----------------------------------------------------------------------------------------------------
+
+
+def test_every_variant_spends_the_images_of_the_whole_evolution() -> None:
+    train_images = 64 * 600
+    base = (*ablations.SMALLER, "data.root=nowhere")
+    whole = ablations.lives_images(ablations.settled(ablations.VARIANTS[0], base, train_images), train_images)
+    names = {each.name for each in ablations.VARIANTS}
+    assert len(names) == len(ablations.VARIANTS)
+    for variant in ablations.VARIANTS:
+        config = ablations.settled(variant, base, train_images)
+        assert ablations.lives_images(config, train_images) == pytest.approx(whole, rel=0.01), variant.name
+        assert variant.against in names
+        changed = config.model_dump()
+        changed["life"]["steps"] = ablations.settled(ablations.VARIANTS[0], base, train_images).life.steps
+        assert (
+            variant.name == ablations.WHOLE
+            or changed != ablations.settled(ablations.VARIANTS[0], base, train_images).model_dump()
+        ), f"{variant.name} changes nothing"
+
+
+@pytest.mark.slow
+def test_ablations_run_and_go_on_where_they_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--quick", "--seeds", "2", "--out", str(tmp_path)]
+    assert ablations.main(words) == 0
+    first = capsys.readouterr().out
+    genes = sorted(tmp_path.glob("*/learngene.safetensors"))
+    assert len(genes) == 6
+    genes[0].unlink()  # as if it had been stopped there
+    assert ablations.main(words) == 0
+    assert capsys.readouterr().out == first
+    record = json.loads((tmp_path / ablations.RECORD).read_text())
+    figures = {figure["name"]: figure for figure in record["figures"]}
+    assert len(figures) == 3 and all(figure["n"] == 2 for figure in figures.values())
+    spent = {figure["images"] for figure in figures.values()}
+    assert max(spent) - min(spent) < 0.1 * max(spent), "critics and whole steps make small differences"

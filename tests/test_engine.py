@@ -31,7 +31,7 @@ from gtl.lineage import read_rows
 from gtl.models import build
 from gtl.population.manager import Manager
 from gtl.population.observer import Observer
-from gtl.population.run import LEARNGENE, read_lineage
+from gtl.population.run import LEARNGENE, read_config, read_lineage, refuse_other_config
 from gtl.population.store import RunStore
 from gtl.world import load_splits, make_world
 
@@ -283,6 +283,42 @@ def test_a_damaged_saved_training_is_said_and_done_again(
     engine.resume(run, observer=watcher)
     assert "cannot be used" in watcher.messages[0]
     assert gene_bytes(run) == gene_bytes(done.run)
+
+
+def test_an_ancestor_is_used_again_where_that_is_asked_for(
+    done: engine.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GTL_CACHE", str(tmp_path / "cache"))
+    reuse = {"reuse": True}
+    first, again, other, longer = (Watcher() for _ in range(4))
+    engine.evolve(tiny(founders=reuse), tmp_path / "first", observer=first)
+    engine.evolve(tiny(founders=reuse), tmp_path / "again", observer=again)
+    assert gene_bytes(tmp_path / "again") != b"" and again.messages == [
+        "ancestor: another run has trained the same one, which is used again (founders.reuse)"
+    ]
+    assert "ancestor: 16 steps of 21 images" in first.messages
+    ours, theirs, trained = (
+        Learngene.load(run / LEARNGENE) for run in (tmp_path / "again", tmp_path / "first", done.run)
+    )
+    assert ours.digest == theirs.digest == trained.digest, "it is the same ancestor"
+    assert ours.provenance["images"] == trained.provenance["images"], "and it cost as many images"
+    assert ours.provenance["config_hash"] == trained.provenance["config_hash"], "which changes no result"
+    engine.evolve(tiny(), tmp_path / "other", observer=other)
+    assert "ancestor: 16 steps of 21 images" in other.messages, "nobody asked"
+    engine.evolve(tiny(founders={**reuse, "epochs": 5.0}), tmp_path / "longer", observer=longer)
+    assert "ancestor: 20 steps of 21 images" in longer.messages, "another training, another ancestor"
+
+
+def test_whoever_goes_on_with_a_run_asks_for_the_same_evolution(done: engine.Result) -> None:
+    refuse_other_config(tiny(), done.run)  # what the machine settled is no difference
+    refuse_other_config(tiny(name="renamed", compute={"threads": 0}, founders={"reuse": True}), done.run)
+    with pytest.raises(
+        RunError, match=r"another configuration: seed is 0 there, not 1; life\.steps is 3 there, not 5\. "
+    ):
+        refuse_other_config(tiny(seed=1, life={"steps": 5}), done.run)
+    with pytest.raises(RunError, match=r"compute\.precision is .* there, not (bfloat16|float32)"):
+        now = read_config(done.run).compute.precision
+        refuse_other_config(tiny(compute={"precision": {"float32": "bfloat16"}.get(now, "float32")}), done.run)
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\xfa"])

@@ -183,15 +183,19 @@ def _evolved(config: Path, overrides: Sequence[str], run: Path, json_: bool) -> 
     from gtl import engine
     from gtl.cli.live import watching
     from gtl.config_file import load_config
-    from gtl.population.run import LEARNGENE
+    from gtl.population.run import LEARNGENE, refuse_other_config
+    from gtl.report.run import write_run_pictures
 
     settled = load_config(config, overrides)
+    if (run / RUN).exists():
+        refuse_other_config(settled, run)
     if not (run / LEARNGENE).exists():
         with watching(json_mode=json_) as observer:
             if (run / RUN).exists():
                 engine.resume(run, observer=observer)
             else:
                 engine.evolve(settled, run, observer=observer)
+        write_run_pictures(run)
     return run
 
 

@@ -6,13 +6,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from gtl.config import Config
+from gtl.config import Config, TrainingSection
 from gtl.distillation import HEAD
 from gtl.errors import EvolutionError
 from gtl.learngene.checkpoint import read_checkpoint
+from gtl.learngene.kept import find_tensors, keep_tensors
 from gtl.learngene.starts import gene_start
 from gtl.life import World
 from gtl.models import ArchSpec, ConvNet, build
@@ -22,6 +24,7 @@ from gtl.training import Progress, TrainingResult, cpu_threads, train
 
 SAVE_EVERY = 20.0  # seconds between saves of a training's progress
 CHECKPOINT = "founders.checkpoint"
+RATE = "founders.training.learning_rate"
 
 
 @dataclass(frozen=True)
@@ -145,14 +148,27 @@ def ancestor_tensors(
     steps = ancestor_steps(config, len(world.train.labels))
     with cpu_threads(config.founders.threads):
         network, result = pretrain(world, steps, derive(config.seed, "ancestor"), saved=saved, save=save, every=every)
-    if not result.finite:
-        raise EvolutionError(
-            f"the ancestor's training diverged (loss {result.loss}); lower founders.training.learning_rate "
-            f"(now {config.founders.training.learning_rate})"
-        )
+    check_finite(result, "the ancestor's training", RATE, config.founders.training)
     state = network.state_dict()
     tensors = {name: state[name].detach().clone() for name in (*world.layout.inherited, *HEAD)}
+    if config.founders.reuse:
+        with cpu_threads(config.founders.threads):
+            keep_tensors(world, _ancestor_key(config), tensors)
     return tensors, ancestor_images(config, len(world.train.labels))
+
+
+def kept_ancestor(world: World) -> GeneTensors | None:
+    """The ancestor that another run or comparison has trained here; None without one, or without ``founders.reuse``."""
+    if not world.config.founders.reuse or world.config.founders.checkpoint is not None:
+        return None
+    with cpu_threads(world.config.founders.threads):
+        return find_tensors(world, _ancestor_key(world.config))
+
+
+def _ancestor_key(config: Config) -> dict[str, Any]:
+    """What an ancestor depends on, besides its world."""
+    founders = config.founders
+    return {"kind": "ancestor", "epochs": founders.epochs, "training": founders.training.model_dump(mode="json")}
 
 
 def fit_head(world: World, tensors: GeneTensors) -> tuple[GeneTensors, int]:
@@ -168,11 +184,14 @@ def fit_head(world: World, tensors: GeneTensors) -> tuple[GeneTensors, int]:
     result = train(
         network, world.images_for(recipe), recipe, steps=steps, seed=derive(seed, "training"), compute=world.compute
     )
-    if not result.finite:
-        raise EvolutionError(
-            f"the head of the checkpoint diverged (loss {result.loss}); lower founders.training.learning_rate"
-        )
+    check_finite(result, "the head of the checkpoint", RATE, recipe)
     return {name: network.state_dict()[name].detach().cpu().clone() for name in HEAD}, result.images
+
+
+def check_finite(result: TrainingResult, what: str, key: str, recipe: TrainingSection) -> None:
+    """Raise EvolutionError if a training diverged, naming the key of its learning rate."""
+    if not result.finite:
+        raise EvolutionError(f"{what} diverged (loss {result.loss}); lower {key} (now {recipe.learning_rate:g})")
 
 
 def check_checkpoint(world: World) -> None:

@@ -18,13 +18,20 @@ from gtl.fewshot import SCRATCH, Advance
 from gtl.genotype import ChannelMask, Genotype
 from gtl.individual import Job, ParentGene
 from gtl.learngene.artifact import Learngene
-from gtl.learngene.baselines import kept_tensors, one_shots, pretrained_tensors
-from gtl.learngene.founders import ancestor_images, ancestor_tensors, training_steps
+from gtl.learngene.baselines import one_shots, pretrained_tensors
+from gtl.learngene.founders import (
+    RATE,
+    ancestor_images,
+    ancestor_tensors,
+    check_finite,
+    kept_ancestor,
+    training_steps,
+)
+from gtl.learngene.kept import kept_tensors
 from gtl.learngene.oneshot import OneShot, layer_activity
 from gtl.learngene.starts import Initialisation, gene_start, scratch_start
 from gtl.life import World, evaluate, norm_fitted
-from gtl.models import build
-from gtl.phenotype import thin_network
+from gtl.models import ArchSpec, build
 from gtl.seeds import derive
 from gtl.surgery import GeneTensors, gather
 from gtl.training import train
@@ -209,15 +216,12 @@ def thin(setting: Setting) -> list[Entrant]:
 
     def make() -> GeneTensors:
         setting.say(f"thin network: training it alone on {setting.images:,} images")
-        start = gather(build(world.host, derive(seed, "weights")).state_dict(), world.layout, genotype)
-        network = thin_network(world.host.arch, genotype, start, world.train.n_classes)
+        spec = ArchSpec(world.host.arch, tuple(counts.items()), world.train.n_classes)
+        network = build(spec, derive(seed, "weights"))
         result = train(
             network, world.images_for(recipe), recipe, steps=steps, seed=derive(seed, "training"), compute=world.compute
         )
-        if not result.finite:
-            raise EvolutionError(
-                f"the thin network diverged (loss {result.loss}); lower founders.training.learning_rate"
-            )
+        check_finite(result, "the thin network", RATE, recipe)
         network.to("cpu")
         return {name: network.state_dict()[name] for name in world.layout.inherited}
 
@@ -254,7 +258,8 @@ def _lineages(name: str, life: Mapping[str, Any], setting: Setting) -> list[Entr
     found = ancestor_images(config, len(setting.world.train.labels))
     lives = max(0, setting.images - found) // max(1, images_a_life)
     depth = max(0, int(setting.learngene.provenance["generations"]) - config.evolution.search_generations)
-    world = replace(setting.world, config=changed_config(config, life=life))
+    # A comparison trains nothing twice, whatever the run was told.
+    world = replace(setting.world, config=changed_config(config, life=life, founders={"reuse": True}))
     entrants = []
     for length, count in (("equal depth", depth), ("equal images", lives)):
         tensors = _lineage(replace(setting, world=world), name, count)
@@ -271,11 +276,14 @@ def _lineage(setting: Setting, name: str, lives: int) -> GeneTensors:
     founders = config.founders.model_dump(mode="json")
 
     def ancestor() -> GeneTensors:
-        setting.say(f"{name}: training the run's ancestor again")
-        return ancestor_tensors(world)[0]
+        found = kept_ancestor(world)
+        if found is None:
+            setting.say(f"{name}: training the run's ancestor again")
+            found, _ = ancestor_tensors(world)
+        return found
 
     def make() -> GeneTensors:
-        whole = kept_tensors(world, {"kind": "ancestor", "founders": founders}, ancestor)
+        whole = ancestor()
         if lives == 0:
             return setting.fitted(gather(whole, world.layout, genotype), genotype)
         before = _lineage(setting, name, lives - 1)

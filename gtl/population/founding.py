@@ -17,7 +17,15 @@ from gtl.distillation import HEAD
 from gtl.errors import RunError
 from gtl.evolution.mutation import Ranking
 from gtl.learngene import founders
-from gtl.learngene.founders import Saved, ancestor_part, ancestor_steps, ancestor_tensors, fit_head
+from gtl.learngene.founders import (
+    Saved,
+    ancestor_images,
+    ancestor_part,
+    ancestor_steps,
+    ancestor_tensors,
+    fit_head,
+    kept_ancestor,
+)
 from gtl.learngene.oneshot import BY_IMAGES, BY_STATE, channel_scores
 from gtl.life import World
 from gtl.models import build
@@ -93,6 +101,9 @@ def image_scores(world: World, tensors: GeneTensors, methods: Sequence[str]) -> 
 def _train(world: World, evaluator: Evaluator, store: RunStore, say: Callable[[str], None]) -> tuple[GeneTensors, int]:
     """Train the ancestor part by part; what a part has reached is on the disk before the next begins."""
     steps = ancestor_steps(world.config, len(world.train.labels))
+    if world.config.founders.reuse and (kept := evaluator.call(kept_ancestor)) is not None:
+        say("ancestor: another run has trained the same one, which is used again (founders.reuse)")
+        return kept, ancestor_images(world.config, len(world.train.labels))
     saved = _saved(store, steps, say)
     if saved is None:
         say(f"ancestor: {steps} steps of {world.config.founders.training.batch_size} images")

@@ -9,7 +9,7 @@ from typing import Any
 
 from gtl import storage
 from gtl.config import Config
-from gtl.config_file import changed_config, parse_config
+from gtl.config_file import NOT_HASHED, changed_config, parse_config
 from gtl.errors import RunError
 from gtl.learngene.artifact import Learngene
 from gtl.life import World
@@ -86,6 +86,32 @@ def check_data(run: Path, world: World) -> None:
             f"{run} was begun with other {' and '.join(changed)} than {world.train.source} gives now; bring the old data "
             "back, or start a new run"
         )
+
+
+def refuse_other_config(config: Config, run: Path) -> None:
+    """Raise RunError if a run was begun with another configuration than this one.
+
+    What a configuration leaves to the machine (``auto``, 0 threads) the run has settled when it began: that is no
+    difference, and neither is what cannot change a result.
+    """
+    wanted, found = (each.model_dump(mode="json", exclude=NOT_HASHED) for each in (config, read_config(run)))
+    for section, keys in (("compute", found["compute"]), ("founders", ("threads",))):
+        for key in keys:
+            if wanted[section][key] in ("auto", 0):
+                wanted[section][key] = found[section][key]
+    if other := _differences(wanted, found, ""):
+        raise RunError(
+            f"{run} was begun with another configuration: {'; '.join(other[:4])}{' ...' if other[4:] else ''}. Give the "
+            "configuration that it was begun with, or another folder"
+        )
+
+
+def _differences(wanted: Any, found: Any, key: str) -> list[str]:
+    """``key: value in the run, value asked for``, of every key that differs."""
+    if isinstance(wanted, dict) and isinstance(found, dict):
+        names = [*found, *(name for name in wanted if name not in found)]
+        return [line for n in names for line in _differences(wanted.get(n), found.get(n), f"{key}.{n}".strip("."))]
+    return [] if wanted == found else [f"{key} is {found} there, not {wanted}"]
 
 
 def extended(config: Config, run: Path, generations: int | None) -> Config:
