@@ -109,6 +109,7 @@ class MutationSection(Section):
     drop: Rate = Field(0.05, description="probability that a group loses channels")
     swap: Rate = Field(0.05, description="probability that a group exchanges channels for others")
     move: Rate = Field(1.0, description="probability that a child moves budget from one group to another")
+    fill: bool = Field(False, description="whether a child gains channels until its budget is spent")
     strength: Share = Field(0.25, description="largest share of a group's channels that one mutation touches, in lives")
     search_strength: Share = Field(0.5, description="the same in search generations")
     new_channel: Literal["host", "random"] = Field("host", description="weights of an added channel (row 10)")

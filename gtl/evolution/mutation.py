@@ -45,7 +45,10 @@ def mutate(
             child = swap(child, group, _portion(child, group, rates, rng), rng)
     if rng.random() < rates.move and len(layout.groups) > 1:
         child = move_budget(child, rng, layout=layout, rates=rates, size=size, ranking=ranking)
-    return (fit_budget(child, rng, layout=layout, size=size, ranking=ranking),)
+    child = fit_budget(child, rng, layout=layout, size=size, ranking=ranking)
+    if rates.fill:
+        child = fill_budget(child, rng, layout=layout, size=size, ranking=ranking)
+    return (child,)
 
 
 def change_count(
@@ -123,6 +126,30 @@ def fit_budget(
             raise ValueError(f"a gene of {counts} channels exceeds the budget of {size.budget:.3g} of the parameters")
         group = able[rng.integers(len(able))]
         child = change_count(child, group, -max(1, counts[group] // 16), rng, size, ranking)
+    return child
+
+
+def fill_budget(
+    genotype: Genotype,
+    rng: np.random.Generator,
+    *,
+    layout: ChannelLayout,
+    size: GeneSection,
+    ranking: Ranking | None = None,
+) -> Genotype:
+    """Gain channels, group after random group, until not one more fits into the budget."""
+    child = genotype
+    limit = size.budget * layout.parameters
+
+    def fits(group: str, more: int) -> bool:
+        counts = child.counts
+        return layout.circuit_parameters({**counts, group: counts[group] + more}) <= limit
+
+    while able := [g for g, mask in child.items() if len(mask) < mask.size and fits(g, 1)]:
+        group = able[rng.integers(len(able))]
+        room = min(max(1, len(child[group]) // 16), child[group].size - len(child[group]))
+        gained = _largest(lambda more, group=group: fits(group, more), room)
+        child = change_count(child, group, gained, rng, size, ranking)
     return child
 
 

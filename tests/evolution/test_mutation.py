@@ -55,6 +55,23 @@ def test_children_keep_the_floor_and_the_budget(
         assert layout.circuit_share(child.counts) <= budget
 
 
+@given(st.sampled_from(ARCHS), SEEDS, st.floats(0.05, 1.0), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_children_that_fill_leave_no_room_for_a_channel(arch: str, seed: int, budget: float, ranked: bool) -> None:
+    layout = uneven(arch)
+    budget = max(budget, layout.circuit_share(dict.fromkeys(layout.groups, 1)))
+    size = GeneSection(budget=budget, initial_share=(0.01, 0.01))
+    rates, ranking = MutationSection(fill=True), ranking_of(layout, seed) if ranked else None
+    draw = np.random.default_rng(seed)
+    parent = Genotype({g: ChannelMask(w, [int(draw.integers(w))]) for g, w in layout.groups.items()})
+    (child,) = mutate(parent, draw, layout=layout, rates=rates, size=size, ranking=ranking)
+    layout.check(child)
+    counts = child.counts
+    assert layout.circuit_share(counts) <= budget
+    for group, width in layout.groups.items():
+        assert counts[group] == width or layout.circuit_share({**counts, group: counts[group] + 1}) > budget
+
+
 @given(st.sampled_from(ARCHS), SEEDS)
 @settings(max_examples=30, deadline=None)
 def test_a_parent_over_the_budget_or_at_the_floor_gets_children_within(arch: str, seed: int) -> None:
