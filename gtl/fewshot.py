@@ -10,23 +10,46 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 
-from gtl.config import FewShotSection
+from gtl.config import FewShotSection, TrainingSection
 from gtl.critic import k_nearest, last_features, nearest_class_mean
 from gtl.data.episodes import Episode, episodes_digest, sample_episodes
 from gtl.data.images import ImageSet, refuse_novel
 from gtl.models import ConvNet
 from gtl.seeds import derive, rng
 from gtl.stats import Estimate, estimate, paired_difference
-from gtl.training import Compute, Progress, accuracy, hits, train
+from gtl.training import Compute, Progress, TrainingResult, accuracy, hits, train
 
 # A start: number of classes and a seed -> a newborn network, which maps images to logits.
 Start = Callable[[int, int], torch.nn.Module]
 # One whose newborns also give features, which instinct goes by.
 FeatureStart = Callable[[int, int], ConvNet]
+
+
+class Training(Protocol):
+    """A way to train newborns other than `gtl.training.train` alone: a value, which can be sent to another process."""
+
+    @property
+    def digest(self) -> str:
+        """Hash of everything that its results depend on, its code included."""
+
+    def train(
+        self,
+        network: torch.nn.Module,
+        images: ImageSet,
+        recipe: TrainingSection,
+        *,
+        steps: int,
+        seed: int,
+        compute: Compute,
+        on_epoch: Callable[[Progress], None] | None = None,
+    ) -> TrainingResult:
+        """Train `network` in place; all arguments as `gtl.training.train` has them."""
+
+
 Advance = Callable[[str], None]
 Rates = dict[tuple[str, int], float]  # (start, shots) -> learning rate
 
@@ -211,7 +234,9 @@ def fine_tune(
             due[:] = [step for step in due if step > progress.step]
 
     seed = derive(seed, "fine-tune")
-    result = train(network, fit, recipe, steps=section.steps, seed=seed, compute=compute, on_epoch=on_epoch)
+    trained: Training | None = getattr(start, "training", None)
+    run = train if trained is None else trained.train
+    result = run(network, fit, recipe, steps=section.steps, seed=seed, compute=compute, on_epoch=on_epoch)
     if not result.finite:
         chance = 1.0 / fit.n_classes
         return Descendant((*curve, (section.steps, chance)), (chance,) * fit.n_classes)

@@ -21,7 +21,6 @@ from gtl.data.augment import to_input
 from gtl.data.batches import Batches, Environment
 from gtl.data.images import ImageSet
 from gtl.errors import ConfigError
-from gtl.models import ConvNet
 
 # Logits (float32), labels, inputs of a batch -> its mean loss.
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -138,6 +137,13 @@ class Progress:
     momentum: tuple[torch.Tensor, ...]
 
 
+# One step of a training, with the arguments of `learn`; gives the loss on the batch.
+Learner = Callable[
+    [torch.nn.Module, torch.Tensor, torch.Tensor, "Descent", int, Compute, "Loss | None"],
+    torch.Tensor,
+]
+
+
 def train(
     network: torch.nn.Module,
     images: ImageSet | Environment,
@@ -148,6 +154,7 @@ def train(
     compute: Compute,
     update_scale: Mapping[str, torch.Tensor] | None = None,
     loss: Loss | None = None,
+    learner: Learner | None = None,
     resume: Progress | None = None,
     on_epoch: Callable[[Progress], None] | None = None,
 ) -> TrainingResult:
@@ -162,6 +169,7 @@ def train(
         update_scale: parameter name -> factor on its update (broadcastable); 0 holds a weight exactly, whatever
             momentum and weight decay say. Used for frozen genes and masked zero blocks.
         loss: what is minimised instead of the recipe's cross-entropy.
+        learner: what one step is, instead of `learn`. What it keeps between steps is not part of `resume`.
         resume: continue from this state; the network must hold the weights of that moment.
         on_epoch: called with the state after every epoch but the last. Its tensors are the optimiser's own: copy what
             is to outlive the call.
@@ -177,11 +185,11 @@ def train(
     if resume is not None:
         step = resume.step
         descent.restore(resume.momentum)
-    start, tail = step, Tail(steps)
+    start, tail, one_step = step, Tail(steps), learner or learn
     while step < steps:
         network.train()  # whoever was called between epochs may have evaluated the network
         for inputs, labels in islice(batches.epoch(step // batches.per_epoch), steps - step):
-            tail.add(step, learn(network, inputs, labels, descent, step, compute, loss))
+            tail.add(step, one_step(network, inputs, labels, descent, step, compute, loss))
             step += 1
         if on_epoch is not None and step < steps:
             on_epoch(Progress(step, descent.momentum()))
@@ -191,7 +199,7 @@ def train(
 
 
 def learn(
-    network: torch.nn.Module,
+    network: Callable[[torch.Tensor], torch.Tensor],
     inputs: torch.Tensor,
     labels: torch.Tensor,
     descent: Descent,
@@ -299,7 +307,7 @@ def schedule(step: int, steps: int, recipe: TrainingSection) -> float:
 
 
 @torch.no_grad()
-def reestimate_norms(network: ConvNet, images: torch.Tensor, compute: Compute) -> None:
+def reestimate_norms(network: torch.nn.Module, images: torch.Tensor, compute: Compute) -> None:
     """Replace every norm's running statistics by those of `images`, uint8 ``(N, H, W, 3)``; weights do not change.
 
     A circuit cut out of a dense network no longer sees what its norms were measured on (methods.md 1.3, trap).
@@ -313,7 +321,7 @@ def reestimate_norms(network: ConvNet, images: torch.Tensor, compute: Compute) -
     network.train()
     batches = max(1, len(images) // NORM_BATCH)
     for batch in images.to(compute.device).chunk(batches):
-        network.features(to_input(batch, compute.memory_format))
+        network(to_input(batch, compute.memory_format))
     network.eval()
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -7,9 +7,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 
+from gtl.fewshot import Training
 from gtl.genotype import Genotype
 from gtl.models import ArchSpec, ConvNet, build
 from gtl.phenotype import folded, newborn
@@ -26,12 +28,14 @@ class Initialisation:
             does. None: `tensors` are whole ones, copied; what is not among them is random.
         frozen: whether only the head learns (a linear probe). The norms then are part of the convolutions: they neither
             learn nor see the new images.
+        training: how descendants are trained; None: by `gtl.training.train`.
     """
 
     host: ArchSpec
     tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
     genotype: Genotype | None = None
     frozen: bool = False
+    training: Training | None = None
 
     def __call__(self, classes: int, seed: int) -> ConvNet:
         """A newborn; `seed` is of everything that is not inherited."""
@@ -50,17 +54,16 @@ class Initialisation:
     def digest(self) -> str:
         """sha256 of everything above; tensors that were read from a file come in another order, and are the same."""
         tensors = sorted(self.tensors.items())
-        found = hashlib.sha256(
-            json.dumps(
-                [
-                    self.host.arch,
-                    list(self.host.widths),
-                    None if self.genotype is None else self.genotype.to_json(),
-                    self.frozen,
-                    [(name, list(tensor.shape)) for name, tensor in tensors],
-                ]
-            ).encode()
-        )
+        words: list[Any] = [
+            self.host.arch,
+            list(self.host.widths),
+            None if self.genotype is None else self.genotype.to_json(),
+            self.frozen,
+            [(name, list(tensor.shape)) for name, tensor in tensors],
+        ]
+        if self.training is not None:
+            words.append(self.training.digest)
+        found = hashlib.sha256(json.dumps(words).encode())
         for _, tensor in tensors:
             found.update(tensor.contiguous().numpy().tobytes())
         return found.hexdigest()

@@ -1,0 +1,44 @@
+"""The learngene with other ways to fine-tune its descendants, as entrants of a comparison (`gtl.learngene.opponents`).
+
+All inherit the same gene and cost the same training images before their birth; what differs is how they learn after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from gtl.learngene.opponents import Entrant, Setting, evolved
+from gtl.transfer.annealing import SubnetworkAnnealing
+from gtl.transfer.child_tuning import ChildTuningDriven, ChildTuningFree
+from gtl.transfer.rule import Rule
+from gtl.transfer.weight_mixup import WeightMixup
+
+
+def tuned(setting: Setting, rule: Rule) -> Entrant:
+    """The learngene, its descendants fine-tuned by a rule."""
+    (own,) = evolved(setting)
+    about = {**own.about, "fine_tuning": {"rule": rule.name, **rule.options}}
+    return replace(own, name=f"learngene + {rule.name}", start=replace(own.start, training=rule), about=about)
+
+
+def child_tuning(setting: Setting) -> list[Entrant]:
+    """With Child-Tuning, task-free and task-driven (Xu et al. 2021, arXiv 2109.05687)."""
+    return [tuned(setting, rule) for rule in (ChildTuningFree(), ChildTuningDriven())]
+
+
+def subnetwork_annealing(setting: Setting) -> list[Entrant]:
+    """Shrinking to the gene's circuit while they learn (Whitaker & Whitley 2024, arXiv 2401.08830)."""
+    return [tuned(setting, SubnetworkAnnealing(setting.learngene.genotype))]
+
+
+def weight_mixup(setting: Setting) -> list[Entrant]:
+    """Mixed with what they inherited, layer by layer (Somayajula et al. 2024, arXiv 2403.12918)."""
+    return [tuned(setting, WeightMixup())]
+
+
+TUNED_OPPONENTS: dict[str, Callable[[Setting], list[Entrant]]] = {
+    "child-tuning": child_tuning,
+    "subnetwork-annealing": subnetwork_annealing,
+    "weight-mixup": weight_mixup,
+}
