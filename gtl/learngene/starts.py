@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 
 from gtl.genotype import Genotype
 from gtl.models import ArchSpec, ConvNet, build
 from gtl.phenotype import folded, newborn
+
+
+def start_digest(words: Sequence[Any], tensors: Mapping[str, torch.Tensor]) -> str:
+    """sha256 of JSON and tensors; tensors that were read from a file come in another order, and are the same."""
+    ordered = sorted(tensors.items())
+    shapes = [(name, list(tensor.shape)) for name, tensor in ordered]
+    found = hashlib.sha256(json.dumps([*words, shapes]).encode())
+    for _, tensor in ordered:
+        found.update(tensor.contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,22 +59,9 @@ class Initialisation:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of everything above; tensors that were read from a file come in another order, and are the same."""
-        tensors = sorted(self.tensors.items())
-        found = hashlib.sha256(
-            json.dumps(
-                [
-                    self.host.arch,
-                    list(self.host.widths),
-                    None if self.genotype is None else self.genotype.to_json(),
-                    self.frozen,
-                    [(name, list(tensor.shape)) for name, tensor in tensors],
-                ]
-            ).encode()
-        )
-        for _, tensor in tensors:
-            found.update(tensor.contiguous().numpy().tobytes())
-        return found.hexdigest()
+        """sha256 of everything above."""
+        genotype = None if self.genotype is None else self.genotype.to_json()
+        return start_digest([self.host.arch, list(self.host.widths), genotype, self.frozen], self.tensors)
 
     @property
     def probe(self) -> Initialisation:
