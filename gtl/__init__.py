@@ -14,13 +14,24 @@ from typing import TYPE_CHECKING, Any
 from gtl.version import __version__
 
 if TYPE_CHECKING:
-    from gtl import models
+    from gtl import models, transfer
     from gtl.engine import Result, evolve, resume
     from gtl.learngene.artifact import Learngene
     from gtl.learngene.inherit import InheritReport, inherit
     from gtl.measurement import measure
 
-__all__ = ["InheritReport", "Learngene", "Result", "__version__", "evolve", "inherit", "measure", "models", "resume"]
+__all__ = [
+    "InheritReport",
+    "Learngene",
+    "Result",
+    "__version__",
+    "evolve",
+    "inherit",
+    "measure",
+    "models",
+    "resume",
+    "transfer",
+]
 
 # Names are looked up when first used, so that `import gtl` (and every value module) needs no torch.
 _WHERE = {
@@ -35,8 +46,8 @@ _WHERE = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "models":
-        return importlib.import_module("gtl.models")
+    if name in ("models", "transfer"):
+        return importlib.import_module(f"gtl.{name}")
     if name in _WHERE:
         return getattr(importlib.import_module(_WHERE[name]), name)
     raise AttributeError(f"module 'gtl' has no attribute {name!r}")

@@ -27,10 +27,16 @@ def versions(compute: Compute) -> dict[str, str]:
 @cache
 def code_digest() -> str:
     """sha256 over the source of everything that trains and tests: what a cached result must have been computed by."""
-    package = Path(__file__).parent
     names = ("fewshot", "training", "packing", "distillation", "life", "phenotype", "surgery", "layout", "seeds")
-    files = [package / f"{name}.py" for name in (*names, "learngene/founders", "learngene/starts")]
-    files += sorted([*(package / "models").glob("*.py"), *(package / "data").glob("[abi]*.py")])
+    own = [f"{name}.py" for name in (*names, "learngene/founders", "learngene/starts")]
+    return source_digest(*own, "models/*.py", "data/[abi]*.py")
+
+
+@cache
+def source_digest(*patterns: str) -> str:
+    """sha256 over the source of some of gtl's modules, by file names or patterns below the package."""
+    package = Path(__file__).parent
+    files = [file for pattern in patterns for file in sorted(package.glob(pattern))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 

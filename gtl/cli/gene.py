@@ -1,4 +1,4 @@
-"""gtl inspect, inherit, fewshot, compare: learngenes."""
+"""gtl inspect, fewshot, compare: learngenes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -51,57 +50,6 @@ def inspect(learngene: GenePath, json_: JsonFlag = False) -> None:
         console.print(f"made: {_made(provenance)}")
     for row in gene.evidence:
         console.print(render_starts(row) if {"descendants", "data", "starts"} <= row.keys() else f"evidence: {row}")
-
-
-def inherit(
-    learngene: GenePath,
-    arch: Annotated[
-        str,
-        typer.Option(
-            help="The descendant: vgg11, resnet12, torchvision's vgg*_bn, resnet18 and 34, or MODULE:FUNCTION."
-        ),
-    ],
-    classes: Annotated[int, typer.Option(min=1, help="Number of classes of the descendant's head.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="State dict to write (.safetensors).")],
-    width: Annotated[float, typer.Option(help="Width multiplier, of vgg11 and resnet12.")] = 1.0,
-    family: Annotated[str, typer.Option(help="Width family, of vgg11 and resnet12.")] = "64-128-256-512",
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of everything that is not inherited.")] = 0,
-    json_: JsonFlag = False,
-) -> None:
-    """Start a descendant from a learngene: a plain state dict that loads with torch and safetensors alone."""
-    from safetensors.torch import save
-
-    from gtl import storage
-    from gtl.errors import StorageError
-    from gtl.learngene.inherit import inherit as inherit_
-    from gtl.models.named import by_name
-
-    gene = load_gene(learngene)
-    network = by_name(arch, classes, width=width, family=family, seed=seed)
-    report = inherit_(network, gene)
-    try:
-        storage.publish(out, save({name: tensor.contiguous() for name, tensor in network.state_dict().items()}))
-    except FileExistsError:
-        raise StorageError(f"{out} exists already; give another path, or remove it first") from None
-    if json_:
-        print_json({"descendant": str(out), **report.to_json()})
-        return
-    table = Table(
-        title=f"{arch}: {out}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
-    )
-    for column in ("unit", "takes", "circuit", "inherited", "zero", "identity", "fresh"):
-        table.add_column(column, justify="left" if column in ("unit", "takes") else "right", no_wrap=True)
-    for group in report.groups:
-        row = (group.inherited, group.zero_filled, group.identity, group.fresh)
-        circuit = f"{group.kept}/{group.channels}" if group.kept else ""
-        table.add_row(group.group, group.of or ("carries on" if group.kept else ""), circuit, *map("{:,}".format, row))
-    table.add_row("head", "", "", "0", "0", "0", f"{report.head:,}")
-    totals = (report.inherited, report.zero_filled, report.identity, report.fresh)
-    table.add_row("all", "", "", *map("{:,}".format, totals))
-    Console().print(table)
-    for note in report.notes:
-        print(note)
-    print(f"{report.share:.1%} of the parameters are inherited")
 
 
 LearngeneData = Annotated[
@@ -245,7 +193,7 @@ def _measure(
 
 RUN = "run.json"  # what makes a folder a run
 
-COMMANDS: tuple[Callable[..., None], ...] = (inspect, inherit, fewshot, compare)
+COMMANDS: tuple[Callable[..., None], ...] = (inspect, fewshot, compare)
 
 
 def load_gene(path: Path) -> Any:

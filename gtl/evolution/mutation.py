@@ -7,6 +7,7 @@ within the parameter budget. The order of groups is fixed, so one generator give
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -148,7 +149,7 @@ def fill_budget(
     while able := [g for g, mask in child.items() if len(mask) < mask.size and fits(g, 1)]:
         group = able[rng.integers(len(able))]
         room = min(max(1, len(child[group]) // 16), child[group].size - len(child[group]))
-        gained = _largest(lambda more, group=group: fits(group, more), room)
+        gained = _largest(partial(fits, group), room)
         child = change_count(child, group, gained, rng, size, ranking)
     return child
 

@@ -16,15 +16,17 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from torch import nn
 
 from gtl.errors import ConfigError
 from gtl.layout import ChannelLayout
-from gtl.models import FAMILIES, ArchSpec, gene_layout, spec_of
+from gtl.models import FAMILIES, ArchSpec, ConvNet, gene_layout, spec_of
 from gtl.surgery import GeneTensors, gather
 
 TORCH_FILES = (".pt", ".pth", ".bin", ".ckpt", ".tar")  # what people call the files that torch.save writes
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net")  # keys that training loops put weights under
 MAX_WRAPPERS = 4
+COUNTERS = ".num_batches_tracked"  # of norms: no weights, and not in every file
 # torchvision's vgg11_bn is VGG11 with a bias before every norm: number of its module -> group, and what it is there
 VGG11_BN = {
     number + after: (group, kind)
@@ -73,21 +75,44 @@ def read_checkpoint(path: Path, host: ArchSpec, key: str = "") -> Checkpoint:
             was found, what is needed and the remedy.
     """
     name = f"{key}: {path}" if key else str(path)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise ConfigError(f"{f'{key}: ' if key else ''}there is no file {path}") from None
-    except OSError as error:
-        raise ConfigError(f"{name} cannot be read: {error.strerror}") from None
-    state = _torch_state(data, name) if path.suffix.lower() in TORCH_FILES else _safetensors_state(data, name)
+    data, state = _read(path, name, f"{key}: " if key else "")
     if host.arch == "vgg11":
         state = _of_torchvision(state)
     prefix = _prefix(state, _layout(host).inherited, name)
     tensors = fitting({n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}, host, name)
-    counters = (".num_batches_tracked",)
     used = {prefix + tensor for tensor in tensors}
-    ignored = tuple(sorted(tensor for tensor in state if tensor not in used and not tensor.endswith(counters)))
+    ignored = tuple(sorted(tensor for tensor in state if tensor not in used and not tensor.endswith(COUNTERS)))
     return Checkpoint(path.name, hashlib.sha256(data).hexdigest(), tensors, ignored)
+
+
+def load_weights(network: nn.Module, path: Path, *, without: str = "") -> None:
+    """Fill a network, in place, with a user's trained weights.
+
+    Args:
+        network: any; gtl's own are read as `read_checkpoint` reads them, of others the file must have all names.
+        path: as `read_checkpoint` takes it.
+        without: name of a module, the classifier, that stays as it is, whatever the file has for it.
+
+    Raises:
+        ConfigError: as `read_checkpoint`.
+    """
+    own = network.state_dict()
+    if isinstance(network, ConvNet):
+        found = read_checkpoint(path, network.spec).tensors
+    else:
+        _, state = _read(path, str(path))
+        left_out = tuple(name for name in own if without and name.startswith(f"{without}."))
+        wanted = [name for name in own if name not in left_out and not name.endswith(COUNTERS)]
+        prefix = _prefix(state, wanted, str(path))
+        for name in wanted:
+            shape = tuple(state[prefix + name].shape) if prefix + name in state else None
+            if shape != tuple(own[name].shape):
+                raise ConfigError(
+                    f"{path} has {f'{name} of shape {shape}' if shape is not None else f'no {name}'}, this "
+                    f"{type(network).__name__} needs {tuple(own[name].shape)}; say which network it is"
+                )
+        found = {name: state[prefix + name] for name in wanted}
+    network.load_state_dict({**own, **found})
 
 
 def fitting(state: Mapping[str, torch.Tensor], host: ArchSpec, name: str = "the state dict") -> GeneTensors:
@@ -112,6 +137,21 @@ def fitting(state: Mapping[str, torch.Tensor], host: ArchSpec, name: str = "the 
     if broken is not None:
         raise ConfigError(f"{name}: {broken} has values that are not finite; its training diverged, give another")
     return tensors
+
+
+def _read(path: Path, name: str, before: str = "") -> tuple[bytes, State]:
+    """A file's bytes and its tensors; `name` is what messages call it, `before` what stands before a path that is not there.
+
+    Raises:
+        ConfigError: no such file, or none that can be read without running code.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(f"{before}there is no file {path}") from None
+    except OSError as error:
+        raise ConfigError(f"{name} cannot be read: {error.strerror}") from None
+    return data, _torch_state(data, name) if path.suffix.lower() in TORCH_FILES else _safetensors_state(data, name)
 
 
 def _safetensors_state(data: bytes, name: str) -> State:

@@ -16,6 +16,7 @@ from gtl.errors import LearngeneError
 from gtl.fewshot import (
     SCRATCH,
     Advance,
+    FeatureStart,
     InstinctResult,
     Rates,
     Run,
@@ -27,7 +28,6 @@ from gtl.fewshot import (
 )
 from gtl.learngene.artifact import Learngene
 from gtl.learngene.opponents import Setting, cost, entrants
-from gtl.learngene.starts import Initialisation
 from gtl.life import World
 from gtl.saliency import Saliency, compare_maps
 from gtl.seeds import derive
@@ -105,7 +105,7 @@ class Bench:
     """
 
     world: World
-    starts: dict[str, Initialisation]
+    starts: dict[str, FeatureStart]
     about: dict[str, dict[str, Any]]
     rates: Rates
     images: int | None

@@ -14,7 +14,7 @@ from typing import Any
 
 from gtl.config_file import changed_config
 from gtl.errors import DataError, EvolutionError
-from gtl.fewshot import SCRATCH, Advance
+from gtl.fewshot import SCRATCH, Advance, FeatureStart
 from gtl.genotype import ChannelMask, Genotype
 from gtl.individual import Job, ParentGene
 from gtl.learngene.artifact import Learngene
@@ -35,6 +35,7 @@ from gtl.models import ArchSpec, build
 from gtl.seeds import derive
 from gtl.surgery import GeneTensors, gather
 from gtl.training import train
+from gtl.transfer.inhernet_start import sized_inhernets
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,14 @@ class Entrant:
 
     Attributes:
         name: in tables.
-        start: how its newborns are initialised.
+        start: how its newborns are initialised; with a `digest`, what its descendants became is kept.
         share: of the convolution parameters that are inherited.
         images: training images behind it; None: nobody knows.
         about: more to say, as JSON: kept channels, method, allocation.
     """
 
     name: str
-    start: Initialisation
+    start: FeatureStart
     share: float
     images: int | None
     about: Mapping[str, Any] = field(default_factory=dict)
@@ -300,6 +301,20 @@ def _lineage(setting: Setting, name: str, lives: int) -> GeneTensors:
     return kept_tensors(world, {**key, "genotype": genotype.to_json()}, make)
 
 
+def inhernet(setting: Setting) -> list[Entrant]:
+    """Low-rank inheritors of the reference with as many convolution parameters as the learngene (arXiv 2602.09509).
+
+    None where the learngene is smaller than rank 1 in every layer.
+    """
+    layout = setting.world.layout
+    found = sized_inhernets(
+        setting.world, setting.reference, layout.circuit_parameters(setting.learngene.genotype.counts)
+    )
+    if not found:
+        setting.say("InherNet: none is as small as the learngene; left out")
+    return [Entrant(x.name, x.start, x.parameters / layout.parameters, setting.images, x.about) for x in found]
+
+
 def evolved(setting: Setting) -> list[Entrant]:
     """The learngene itself."""
     gene = setting.learngene
@@ -320,6 +335,7 @@ OPPONENTS: dict[str, Callable[[Setting], list[Entrant]]] = {
     "thin": thin,
     "knowledge-evolution": knowledge_evolution,
     "lineage": lineage,
+    "inhernet": inhernet,
     "learngene": evolved,
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -15,6 +15,16 @@ from gtl.fewshot import Training
 from gtl.genotype import Genotype
 from gtl.models import ArchSpec, ConvNet, build
 from gtl.phenotype import folded, newborn
+
+
+def start_digest(words: Sequence[Any], tensors: Mapping[str, torch.Tensor]) -> str:
+    """sha256 of JSON and tensors; tensors that were read from a file come in another order, and are the same."""
+    ordered = sorted(tensors.items())
+    shapes = [(name, list(tensor.shape)) for name, tensor in ordered]
+    found = hashlib.sha256(json.dumps([*words, shapes]).encode())
+    for _, tensor in ordered:
+        found.update(tensor.contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,21 +62,12 @@ class Initialisation:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of everything above; tensors that were read from a file come in another order, and are the same."""
-        tensors = sorted(self.tensors.items())
-        words: list[Any] = [
-            self.host.arch,
-            list(self.host.widths),
-            None if self.genotype is None else self.genotype.to_json(),
-            self.frozen,
-            [(name, list(tensor.shape)) for name, tensor in tensors],
-        ]
+        """sha256 of everything above."""
+        genotype = None if self.genotype is None else self.genotype.to_json()
+        words: list[Any] = [self.host.arch, list(self.host.widths), genotype, self.frozen]
         if self.training is not None:
             words.append(self.training.digest)
-        found = hashlib.sha256(json.dumps(words).encode())
-        for _, tensor in tensors:
-            found.update(tensor.contiguous().numpy().tobytes())
-        return found.hexdigest()
+        return start_digest(words, self.tensors)
 
     @property
     def probe(self) -> Initialisation:

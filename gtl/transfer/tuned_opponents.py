@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from gtl.learngene.opponents import Entrant, Setting, evolved
+from gtl.learngene.starts import gene_start
 from gtl.transfer.annealing import SubnetworkAnnealing
 from gtl.transfer.child_tuning import ChildTuningDriven, ChildTuningFree
 from gtl.transfer.rule import Rule
@@ -18,8 +19,9 @@ from gtl.transfer.weight_mixup import WeightMixup
 def tuned(setting: Setting, rule: Rule) -> Entrant:
     """The learngene, its descendants fine-tuned by a rule."""
     (own,) = evolved(setting)
-    about = {**own.about, "fine_tuning": {"rule": rule.name, **rule.options}}
-    return replace(own, name=f"learngene + {rule.name}", start=replace(own.start, training=rule), about=about)
+    gene, about = setting.learngene, {**own.about, "fine_tuning": {"rule": rule.name, **rule.options}}
+    start = replace(gene_start(setting.world.host, gene.genotype, gene.tensors), training=rule)
+    return replace(own, name=f"learngene + {rule.name}", start=start, about=about)
 
 
 def child_tuning(setting: Setting) -> list[Entrant]:

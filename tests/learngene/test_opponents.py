@@ -131,7 +131,7 @@ def test_lives_of_knowledge_evolution_build_on_each_other(setting: Setting, foun
 def test_what_was_trained_is_kept(setting: Setting, found: dict[str, Entrant]) -> None:
     before = len(SAID)
     again = {e.name: e for e in entrants(Setting(setting.learngene, setting.world, SAID.append), list(OPPONENTS))}
-    assert len(SAID) == before, "nothing was trained again"
+    assert [line for line in SAID[before:] if "left out" not in line] == [], "nothing was trained again"
     assert {n: e.start.digest for n, e in again.items()} == {n: e.start.digest for n, e in found.items()}
 
 
