@@ -16,6 +16,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from torch import nn
 
 from gtl.errors import ConfigError
 from gtl.layout import ChannelLayout
@@ -73,13 +74,7 @@ def read_checkpoint(path: Path, host: ArchSpec, key: str = "") -> Checkpoint:
             was found, what is needed and the remedy.
     """
     name = f"{key}: {path}" if key else str(path)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise ConfigError(f"{f'{key}: ' if key else ''}there is no file {path}") from None
-    except OSError as error:
-        raise ConfigError(f"{name} cannot be read: {error.strerror}") from None
-    state = _torch_state(data, name) if path.suffix.lower() in TORCH_FILES else _safetensors_state(data, name)
+    data, state = _read(path, key)
     if host.arch == "vgg11":
         state = _of_torchvision(state)
     prefix = _prefix(state, _layout(host).inherited, name)
@@ -88,6 +83,32 @@ def read_checkpoint(path: Path, host: ArchSpec, key: str = "") -> Checkpoint:
     used = {prefix + tensor for tensor in tensors}
     ignored = tuple(sorted(tensor for tensor in state if tensor not in used and not tensor.endswith(counters)))
     return Checkpoint(path.name, hashlib.sha256(data).hexdigest(), tensors, ignored)
+
+
+def load_network(network: nn.Module, path: Path) -> None:
+    """Load a whole state dict, head included, into a network; names in the file may have a prefix. In place.
+
+    Args:
+        path: as of `read_checkpoint`.
+
+    Raises:
+        ConfigError: no such file, none that can be read without running code, or not exactly this network's tensors.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    _, state = _read(path)
+    prefix = _prefix(state, tuple(wanted), str(path))
+    own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    wrong = [
+        f"{name} is {tuple(own[name].shape) if name in own else 'missing'}, needed is {wanted.get(name, 'no such tensor')}"
+        for name in dict.fromkeys((*wanted, *own))
+        if name not in own or tuple(own[name].shape) != wanted.get(name)
+    ]
+    if wrong:
+        raise ConfigError(
+            f"{path} is not the state dict of this {type(network).__name__}: {'; '.join(wrong[:3])}"
+            f"{f', and {len(wrong) - 3} more' if len(wrong) > 3 else ''}. Give the network's own options"
+        )
+    network.load_state_dict(own, strict=True)
 
 
 def fitting(state: Mapping[str, torch.Tensor], host: ArchSpec, name: str = "the state dict") -> GeneTensors:
@@ -112,6 +133,19 @@ def fitting(state: Mapping[str, torch.Tensor], host: ArchSpec, name: str = "the 
     if broken is not None:
         raise ConfigError(f"{name}: {broken} has values that are not finite; its training diverged, give another")
     return tensors
+
+
+def _read(path: Path, key: str = "") -> tuple[bytes, State]:
+    """Bytes of a checkpoint, and the state dict in it."""
+    name = f"{key}: {path}" if key else str(path)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(f"{f'{key}: ' if key else ''}there is no file {path}") from None
+    except OSError as error:
+        raise ConfigError(f"{name} cannot be read: {error.strerror}") from None
+    is_torch = path.suffix.lower() in TORCH_FILES
+    return data, _torch_state(data, name) if is_torch else _safetensors_state(data, name)
 
 
 def _safetensors_state(data: bytes, name: str) -> State:
