@@ -277,6 +277,8 @@ def _refusal(error: Exception, where: str) -> GtlError:
     status, reason = _status(error), str(error).strip().partition("\n")[0][:300] or type(error).__name__
     if isinstance(error, OSError) and error.errno in _DISK:
         return StorageError(f"{where} cannot be kept in the hub library's cache: {error}. Set HF_HUB_CACHE to another")
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return HubError(f"{where} is not in the cache, and HF_HUB_OFFLINE forbids to ask the hub; unset it once")
     if isinstance(error, errors.GatedRepoError):
         return HubError(f"{where} is gated: ask for access on its page, then log in with: hf auth login")
     if isinstance(error, errors.RepositoryNotFoundError):

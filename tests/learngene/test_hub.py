@@ -200,6 +200,8 @@ def test_without_the_hub_the_cache_serves(hub: Hub, folder: Path, monkeypatch: p
     asked = len(hub.requests)
     with pytest.warns(UserWarning, match="cannot be reached"):
         assert fetch("me/flowers") == first
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE forbids"):
+        fetch("me/other")
     assert len(hub.requests) == asked
 
 
