@@ -49,6 +49,15 @@ def parse_config(text: str, name: str) -> Config:
     return _validated(strict_yaml.parse(text, name), name)
 
 
+def recorded_config(values: Mapping[str, Any], name: str, overrides: Sequence[str] = ()) -> Config:
+    """Config from plain values, as a learngene records them; `name` stands for the file in messages.
+
+    Raises:
+        ConfigError: every problem at once.
+    """
+    return _validated(_with_overrides(Document(dict(values), {}), overrides), name)
+
+
 def changed_config(config: Config, **sections: Mapping[str, Any]) -> Config:
     """The configuration with some keys of some sections changed, checked as a whole.
 

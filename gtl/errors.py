@@ -60,6 +60,12 @@ class ClusterError(GtlError):
     exit_code = 69
 
 
+class HubError(GtlError):
+    """The model hub cannot be reached, or refuses: no such repository or file, not permitted, something else is there."""
+
+    exit_code = 69
+
+
 class StoppedError(GtlError):
     """The system asked the run to stop (SIGTERM). What was finished is saved; the run can be resumed."""
 

@@ -25,6 +25,9 @@ ONLY = {
     "matplotlib": ("gtl.report", "gtl.data.glyphs"),
     "typer": ("gtl.cli",),
     "rich": ("gtl.cli", "gtl.report"),
+    "huggingface_hub": ("gtl.learngene.hub",),
+    "onnx": ("gtl.learngene.onnx_file",),
+    "onnxruntime": ("gtl.learngene.onnx_file",),
 }
 FLOOR_0 = {"numpy", "pydantic", "yaml"}
 NO_TORCH = ("0 values", "1 variation")

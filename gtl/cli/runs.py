@@ -1,4 +1,4 @@
-"""gtl evolve, resume, export: runs."""
+"""gtl evolve, resume: runs."""
 
 from __future__ import annotations
 
@@ -67,26 +67,7 @@ def resume(
     )
 
 
-def export(
-    run: RunPath,
-    out: Annotated[Path, typer.Argument(help="Learngene file to write (.safetensors).")],
-    license_: Annotated[
-        str, typer.Option("--license", help="Licence of the weights, as model hubs spell it, for the card.")
-    ] = "unknown",
-    json_: JsonFlag = False,
-) -> None:
-    """Write the learngene of a finished run to a file, with its evidence, and a card and pictures beside it."""
-    from gtl.report.run import export_run
-
-    gene, card, pictures = export_run(run, out, license_id=license_)
-    if json_:
-        written = {"learngene": str(out), "card": str(card), "pictures": [str(path) for path in pictures]}
-        print_json({**written, "digest": gene.digest, "shares": dict(gene.shares)})
-    else:
-        print(f"{out}: {gene.shares['circuit']:.1%} of the convolution parameters; card in {card}")
-
-
-COMMANDS: tuple[Callable[..., None], ...] = (evolve, resume, export)
+COMMANDS: tuple[Callable[..., None], ...] = (evolve, resume)
 
 
 def _finish(go: Callable[[Any], Any], json_: bool) -> None:

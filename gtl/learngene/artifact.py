@@ -155,6 +155,25 @@ class Learngene:
             return cls._read(io.BytesIO(data), len(data))
 
     @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | os.PathLike[str], revision: str | None = None, *, limit: int = MAX_FILE
+    ) -> Learngene:
+        """A learngene by the path of its file or of its folder, or by its name on the hub (``OWNER/NAME``; extra ``hub``).
+
+        Args:
+            revision: branch, tag or commit on the hub.
+            limit: largest file accepted, in bytes; a larger one is not downloaded.
+
+        Raises:
+            HubError: not there, not permitted, or the hub cannot be reached.
+            ConfigError: huggingface_hub is not installed, or a revision of a local file.
+            LearngeneError: as `load`.
+        """
+        from gtl.learngene.hub import from_pretrained  # it needs this class
+
+        return from_pretrained(name_or_path, revision, limit=limit)
+
+    @classmethod
     def _read(cls, stream: BinaryIO, size: int) -> Learngene:
         header = container.read_header(stream, size, required=_DOCUMENT)
         document = _document(header.metadata)

@@ -75,7 +75,7 @@ def read_checkpoint(path: Path, host: ArchSpec, key: str = "") -> Checkpoint:
             was found, what is needed and the remedy.
     """
     name = f"{key}: {path}" if key else str(path)
-    data, state = _read(path, name, f"{key}: " if key else "")
+    data, state = _read(path, key)
     if host.arch == "vgg11":
         state = _of_torchvision(state)
     prefix = _prefix(state, _layout(host).inherited, name)
@@ -100,7 +100,7 @@ def load_weights(network: nn.Module, path: Path, *, without: str = "") -> None:
     if isinstance(network, ConvNet):
         found = read_checkpoint(path, network.spec).tensors
     else:
-        _, state = _read(path, str(path))
+        _, state = _read(path)
         left_out = tuple(name for name in own if without and name.startswith(f"{without}."))
         wanted = [name for name in own if name not in left_out and not name.endswith(COUNTERS)]
         prefix = _prefix(state, wanted, str(path))
@@ -113,6 +113,32 @@ def load_weights(network: nn.Module, path: Path, *, without: str = "") -> None:
                 )
         found = {name: state[prefix + name] for name in wanted}
     network.load_state_dict({**own, **found})
+
+
+def load_network(network: nn.Module, path: Path) -> None:
+    """Load a whole state dict, head included, into a network; names in the file may have a prefix. In place.
+
+    Args:
+        path: as of `read_checkpoint`.
+
+    Raises:
+        ConfigError: no such file, none that can be read without running code, or not exactly this network's tensors.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    _, state = _read(path)
+    prefix = _prefix(state, tuple(wanted), str(path))
+    own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    wrong = [
+        f"{name} is {tuple(own[name].shape) if name in own else 'missing'}, needed is {wanted.get(name, 'no such tensor')}"
+        for name in dict.fromkeys((*wanted, *own))
+        if name not in own or tuple(own[name].shape) != wanted.get(name)
+    ]
+    if wrong:
+        raise ConfigError(
+            f"{path} is not the state dict of this {type(network).__name__}: {'; '.join(wrong[:3])}"
+            f"{f', and {len(wrong) - 3} more' if len(wrong) > 3 else ''}. Give the network's own options"
+        )
+    network.load_state_dict(own, strict=True)
 
 
 def fitting(state: Mapping[str, torch.Tensor], host: ArchSpec, name: str = "the state dict") -> GeneTensors:
@@ -139,19 +165,17 @@ def fitting(state: Mapping[str, torch.Tensor], host: ArchSpec, name: str = "the 
     return tensors
 
 
-def _read(path: Path, name: str, before: str = "") -> tuple[bytes, State]:
-    """A file's bytes and its tensors; `name` is what messages call it, `before` what stands before a path that is not there.
-
-    Raises:
-        ConfigError: no such file, or none that can be read without running code.
-    """
+def _read(path: Path, key: str = "") -> tuple[bytes, State]:
+    """Bytes of a checkpoint, and the state dict in it."""
+    name = f"{key}: {path}" if key else str(path)
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise ConfigError(f"{before}there is no file {path}") from None
+        raise ConfigError(f"{f'{key}: ' if key else ''}there is no file {path}") from None
     except OSError as error:
         raise ConfigError(f"{name} cannot be read: {error.strerror}") from None
-    return data, _torch_state(data, name) if path.suffix.lower() in TORCH_FILES else _safetensors_state(data, name)
+    is_torch = path.suffix.lower() in TORCH_FILES
+    return data, _torch_state(data, name) if is_torch else _safetensors_state(data, name)
 
 
 def _safetensors_state(data: bytes, name: str) -> State:

@@ -6,20 +6,21 @@ left out or said to be unknown. The learngene may come from anyone, so its texts
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from gtl import storage
 from gtl.errors import LearngeneError, StorageError
 from gtl.learngene.artifact import FORMAT_VERSION, Learngene
+from gtl.learngene.hub import CARD
+from gtl.report.front_matter import front_matter
 from gtl.report.provenance import Record, facts, making
 from gtl.report.table import markdown_starts, plain, shots_text
 
-CARD = "CARD.md"
 LEARNGENE = "learngene"  # the stem of the file in a folder of its own, as under populations/
 CAPTIONS = {
     "evolution": "Accuracy on validation classes and size of the genes, generation by generation. Lines: whole networks "
@@ -55,6 +56,7 @@ def card_markdown(
 
     Raises:
         LearngeneError: evidence that is no such document.
+        ConfigError: a licence that no hub would take.
     """
     documents = (
         [row for row in learngene.evidence if {"data", "descendants"} <= row.keys()]
@@ -63,8 +65,11 @@ def card_markdown(
     )
     record = Record(learngene.provenance)
     name = record.text("config", "name") or learngene.arch
+    with _reading_evidence():
+        front = front_matter(learngene, record, documents, license_id)
+        evidence = [_evidence(learngene, document, command) for document in documents]
     sections = [
-        _front_matter(learngene, license_id),
+        front,
         f"# {name}: a learngene of {learngene.arch}",
         _summary(learngene, record),
         *[_figure(figure) for figure in figures],
@@ -73,12 +78,7 @@ def card_markdown(
         "## How it was made",
         making(record),
         "## Evidence",
-        *[_evidence(document, command) for document in documents],
-        *(
-            []
-            if documents
-            else ["None yet. `gtl fewshot learngene.safetensors` measures it on classes nothing here has seen."]
-        ),
+        *(evidence or ["None yet. `gtl fewshot learngene.safetensors` measures it on classes nothing here has seen."]),
         "## Intended use",
         _use(learngene),
         "## Limits",
@@ -129,19 +129,6 @@ def shown_command(words: Sequence[str]) -> str:
     return shlex.join(_without_folders(word) for word in words)
 
 
-def _front_matter(learngene: Learngene, license_id: str) -> str:
-    tags = ["learngene", "genetic-transfer-learning", "few-shot-learning", "image-classification", learngene.arch]
-    lines = [
-        "---",
-        f"license: {json.dumps(license_id)}",
-        "library_name: gtl",
-        "tags:",
-        *(f"- {tag}" for tag in tags),
-        "---",
-    ]
-    return "\n".join(lines)
-
-
 def _summary(learngene: Learngene, record: Record) -> str:
     share = learngene.shares.get("circuit")
     size = "" if share is None else f"{100 * share:.1f} % of the convolution parameters of "
@@ -188,24 +175,34 @@ def _identity(learngene: Learngene) -> str:
     return facts(rows)
 
 
-def _evidence(document: Document, command: Sequence[str]) -> str:
+@contextmanager
+def _reading_evidence() -> Iterator[None]:
+    """Evidence may be anyone's; of another shape, it is a LearngeneError."""
     try:
-        return _evidence_section(document, command)
+        yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise LearngeneError(
             f"evidence that is no document of `gtl fewshot --json` ({error!r}); give others"
         ) from error
 
 
-def _evidence_section(document: Document, command: Sequence[str]) -> str:
+def _evidence(learngene: Learngene, document: Document, command: Sequence[str]) -> str:
     shots = ", ".join(shots_text(count) for count in sorted({result["shots"] for result in document["descendants"]}))
     head = (
         f"Descendants learn the novel classes of **{plain(document['data']['source'])}** from {shots}; every start with the "
         f"same images, seeds and budget (class lists `{plain(document['data']['classes'])[:16]}`)."
     )
+    if not _is_about(document, learngene):
+        digest = plain(document["learngene"])[:16]
+        head += f"\n\n**Measured with another gene** (digest `{digest}`); it does not carry over to this one."
     made = document.get("command")
     shown = shown_command(shlex.split(made)) if isinstance(made, str) and made else shown_command(command)
     return f"{head}\n\n{markdown_starts(document)}" + (f"\nMade by:\n\n```\n{_fenced(shown)}\n```" if shown else "")
+
+
+def _is_about(document: Document, learngene: Learngene) -> bool:
+    """Documents of gtl's first versions do not say which gene they are about; they lie in the file of theirs."""
+    return bool(document.get("learngene", learngene.digest) == learngene.digest)
 
 
 def _use(learngene: Learngene) -> str:
@@ -221,21 +218,32 @@ def _limits(learngene: Learngene, record: Record, documents: Sequence[Document])
         "gtl selects on train and validation classes only. Accuracies on validation classes are what the winner was chosen "
         "for, so they flatter it; the evidence is on novel classes, met after everything was decided.",
     ]
+    size = record.number("config", "data", "image_size")
     if documents:
         results = [result for document in documents for result in document["descendants"]]
         seeds = sorted({result["accuracy"]["n"] for result in results})
         by_class = any(result.get("by_class") for result in results)
+        own = [document for document in documents if _is_about(document, learngene)]
+        sources = ", ".join(dict.fromkeys(plain(document["data"]["source"]) for document in own))
         others = ", those for others like them also other classes" if by_class else ""
         lines += [
             f"The evidence is of one gene from one run (seed {record.text('seed') or 'unknown'}). Its intervals span draws of "
             f"images and of new weights (n = {', '.join(map(str, seeds))} seeds){others}; not repeated evolutions, other "
             "splits of the classes or other data.",
+            (
+                f"Measurements of this gene are known from {sources} only. "
+                if own
+                else "This very gene was not measured. "
+            )
+            + "What is cut down, merged or trained on from it has to be measured again.",
             "A start from scratch costs no training images before; the others cost what the table's last column says.",
         ]
+        lines.append(f"Descendants were gtl's {learngene.arch} of the ancestor's widths.")
     lines += [
-        f"It was measured in gtl's {learngene.arch} of the ancestor's widths. Networks of other shapes take what has a place "
-        "in them and say what has none (`gtl inherit`); what that is worth is another question.",
-        "Images were small (28 to 84 pixels) and normalised as gtl does; others may find it of no use.",
+        "Networks of other shapes take what has a place in them and say what has none (`gtl inherit`); what that is worth is "
+        "another question.",
+        f"Images were {'small (28 to 84 pixels)' if size is None else f'of {size} x {size} pixels'} and normalised as gtl "
+        "does ((pixel / 255 - 0.5) / 0.25); others may find it of no use.",
         "Neither fairness nor robustness was tested, and biases of the data may be inherited. Not for decisions about people.",
     ]
     return "\n".join(f"* {line}" for line in lines)
@@ -260,7 +268,8 @@ def _loading(learngene: Learngene, record: Record) -> str:
     return (
         "```python\nimport gtl\n\n"
         f"network = gtl.models.{learngene.arch}({arguments})\n"
-        'print(gtl.inherit(network, gtl.Learngene.load("learngene.safetensors")).share)\n```'
+        'print(gtl.inherit(network, gtl.Learngene.load("learngene.safetensors")).share)\n```\n\n'
+        'From a hub: `gtl.Learngene.from_pretrained("OWNER/NAME")`, or `gtl pull OWNER/NAME`.'
     )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gtl.report.table import plain
+
+LINE_ENDS = 4  # ancestors at either end of a line that is too long to be told
 
 
 class Record:
@@ -46,6 +49,7 @@ def making(record: Record) -> str:
         ("largest share allowed", _percent(record.number("config", "gene", "budget"))),
         ("fitness", _fitness(record)),
         ("winner" if evolved else "gene", _winner(record)),
+        ("lineage", _lineage(record)),
         ("training images", _images(record)),
         ("seed", record.text("seed")),
         ("versions", _versions(record)),
@@ -56,7 +60,7 @@ def making(record: Record) -> str:
         return "This learngene carries no record of how it was made."
     line = " and the line of the winner" if evolved else ""
     inside = f"The whole configuration, the class lists{line} are inside the file: `gtl inspect --json`."
-    return f"{table}\n\n{inside}"
+    return "\n\n".join(part for part in (table, inside, _again(record)) if part)
 
 
 def _evolution(record: Record) -> list[tuple[str, str]]:
@@ -126,6 +130,36 @@ def _winner(record: Record) -> str:
         else f"{100 * fitness:.1f} % on validation classes{', which it was selected on' if selected else ''}",
         f"average of {len(parents)} siblings" if several else "",
         f"line of {len(line)} ancestors" if isinstance(line, Sequence) and line else "",
+    )
+
+
+def _lineage(record: Record) -> str:
+    """From the founder down to the winner; of a long line, its ends."""
+    line = record.get("winner", "line")
+    if not isinstance(line, Sequence):
+        return ""
+    found = [entry.get("id") for entry in reversed(line) if isinstance(entry, Mapping)]
+    names = [plain(name)[:40] for name in found if isinstance(name, str)]
+    if len(names) > 2 * LINE_ENDS:
+        names = [*names[:LINE_ENDS], f"{len(names) - 2 * LINE_ENDS} more", *names[-LINE_ENDS:]]
+    return " → ".join(names)
+
+
+def _again(record: Record) -> str:
+    """The commands that make such a gene again, from the configuration that it carries."""
+    if not isinstance(record.get("config"), Mapping):
+        return ""
+    made = "gtl evolve config.yaml --out again"
+    if record.get("cut") is not None:
+        choices = [record.get("cut", key) for key in ("channels", "allocation")]
+        if not all(isinstance(choice, str) and re.fullmatch(r"[a-z0-9]{1,20}", choice) for choice in choices):
+            return ""
+        made = (
+            f"gtl condense CHECKPOINT config.yaml --method {choices[0]} --allocation {choices[1]} -o again.safetensors"
+        )
+    return (
+        "Made again by (paths are not recorded: add `--set data.root=PATH` where the data have a place; another machine or "
+        f"version may differ in the last bits):\n\n```\ngtl config show learngene.safetensors > config.yaml\n{made}\n```"
     )
 
 

@@ -97,6 +97,32 @@ def export_run(run: Path, out: Path, *, license_id: str = "unknown") -> tuple[Le
 
     Raises:
         LearngeneError: the run is not finished.
+        ConfigError, StorageError: as `export_gene`.
+    """
+    gene = Learngene.load(run / LEARNGENE)
+    evidence = _evidence_of(run, gene.digest)
+    pictures = {name: run / name for name in ("evolution.png", "channels.png")}
+    for folder in evidence:
+        for kind in ("descendants", "saliency"):
+            pictures[f"{kind}-{folder.name.removeprefix(FEWSHOT)}.png"] = folder / f"{kind}.png"
+    found = {name: path.read_bytes() for name, path in pictures.items() if path.exists()}
+    return export_gene(gene.with_evidence(evidence.values()), out, pictures=found, license_id=license_id)
+
+
+def export_gene(
+    gene: Learngene, out: Path, *, pictures: Mapping[str, bytes] | None = None, license_id: str = "unknown"
+) -> tuple[Learngene, Path, list[Path]]:
+    """Write a learngene to `out`, and beside it its card and these pictures. Equal files that are there are left.
+
+    Args:
+        pictures: file name -> PNG; the card shows them. None: it shows those that lie beside this very file already.
+        license_id: of the weights, as model hubs spell it.
+
+    Returns:
+        The learngene, the card, the pictures.
+
+    Raises:
+        ConfigError: a licence that no hub would take.
         StorageError: something else is there already under one of the names, or the disk refused.
     """
     from gtl.report.card import LEARNGENE as OWN_FOLDER
@@ -104,30 +130,21 @@ def export_run(run: Path, out: Path, *, license_id: str = "unknown") -> tuple[Le
 
     if out.suffix != ".safetensors":
         raise StorageError(f"{out} is not the name of a learngene file; give one that ends in .safetensors")
-    gene = Learngene.load(run / LEARNGENE)
-    evidence = _evidence_of(run, gene.digest)
-    gene = gene.with_evidence(evidence.values())
     prefix = "" if out.stem == OWN_FOLDER else f"{out.stem}-"
-    files = {out: gene.to_bytes()}
-    for path in (run / "evolution.png", run / "channels.png"):
-        if path.exists():
-            files[out.parent / f"{prefix}{path.name}"] = path.read_bytes()
-    for folder in evidence:
-        for picture in ("descendants", "saliency"):
-            if (folder / f"{picture}.png").exists():
-                name = f"{prefix}{picture}-{folder.name.removeprefix(FEWSHOT)}.png"
-                files[out.parent / name] = (folder / f"{picture}.png").read_bytes()
+    files = {out: gene.to_bytes()} | {out.parent / f"{prefix}{name}": data for name, data in (pictures or {}).items()}
     with storage.guard(out.parent, 0):
         out.parent.mkdir(parents=True, exist_ok=True)
     for target, data in files.items():  # all or nothing
         if target.exists() and storage.read_bytes(target) != data:
             raise StorageError(f"{target} is there already and is something else; move it away, or give another name")
-    pictures = [target for target in files if target != out]
-    card = write_card(gene, out, figures=[picture.name for picture in pictures], license_id=license_id)
+    written = [target for target in files if target != out]
+    is_in_place = pictures is None and out.exists() and not prefix
+    figures = None if is_in_place else [picture.name for picture in written]
+    card = write_card(gene, out, figures=figures, license_id=license_id)
     for target, data in files.items():
         if not target.exists():
             storage.publish(target, data)
-    return gene, card, pictures
+    return gene, card, written
 
 
 def free_folder(run: Path, name: str) -> Path:
