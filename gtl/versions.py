@@ -27,9 +27,15 @@ def versions(compute: Compute) -> dict[str, str]:
 @cache
 def code_digest() -> str:
     """sha256 over the source of everything that trains and tests: what a cached result must have been computed by."""
+    names = [f"{name}.py" for name in ("fewshot", "training", "phenotype", "surgery", "layout", "seeds")]
+    return source_digest(*names, "models/*.py", "data/[abi]*.py")
+
+
+@cache
+def source_digest(*patterns: str) -> str:
+    """sha256 over the source of some of gtl's modules, by file names or patterns below the package."""
     package = Path(__file__).parent
-    files = [package / f"{name}.py" for name in ("fewshot", "training", "phenotype", "surgery", "layout", "seeds")]
-    files += sorted([*(package / "models").glob("*.py"), *(package / "data").glob("[abi]*.py")])
+    files = [file for pattern in patterns for file in sorted(package.glob(pattern))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 

@@ -10,6 +10,7 @@ from functools import cached_property
 
 import torch
 
+from gtl.fewshot import Training
 from gtl.genotype import Genotype
 from gtl.models import ArchSpec, ConvNet, build
 from gtl.phenotype import folded, newborn
@@ -26,12 +27,14 @@ class Initialisation:
             does. None: `tensors` are whole ones, copied; what is not among them is random.
         frozen: whether only the head learns (a linear probe). The norms then are part of the convolutions: they neither
             learn nor see the new images.
+        training: how descendants are trained, if otherwise than usual. It has a digest of its own: newborns are the same.
     """
 
     host: ArchSpec
     tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
     genotype: Genotype | None = None
     frozen: bool = False
+    training: Training | None = None
 
     def __call__(self, classes: int, seed: int) -> ConvNet:
         """A newborn; `seed` is of everything that is not inherited."""
@@ -48,7 +51,7 @@ class Initialisation:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of everything above; tensors that were read from a file come in another order, and are the same."""
+        """sha256 of all but `training`; tensors that were read from a file come in another order, and are the same."""
         tensors = sorted(self.tensors.items())
         found = hashlib.sha256(
             json.dumps(
@@ -79,3 +82,8 @@ def scratch_start(host: ArchSpec) -> Initialisation:
 def gene_start(host: ArchSpec, genotype: Genotype, tensors: Mapping[str, torch.Tensor]) -> Initialisation:
     """A gene inserted into a random network, as `gtl.inherit` does; the full genotype is full transfer."""
     return Initialisation(host, dict(tensors), genotype)
+
+
+def thin_start(host: ArchSpec, genotype: Genotype, tensors: Mapping[str, torch.Tensor] | None = None) -> Initialisation:
+    """The thin network of a circuit's channels and nothing else, with the circuit's tensors or (None) random."""
+    return Initialisation(ArchSpec(host.arch, tuple(genotype.counts.items()), host.num_classes), dict(tensors or {}))
