@@ -18,8 +18,8 @@ from gtl.errors import EvolutionError
 from gtl.evolution.founding import ALLOCATIONS, allocation, draw_allocation, scale_allocation
 from gtl.genotype import Genotype
 from gtl.individual import Job, ParentGene
-from gtl.learngene.baselines import kept_tensors
 from gtl.learngene.founders import ancestor_steps, pretrain
+from gtl.learngene.kept import kept_tensors
 from gtl.learngene.oneshot import one_shot_genotype
 from gtl.learngene.starts import Initialisation, gene_start
 from gtl.life import World, evaluate, norm_fitted
