@@ -15,12 +15,25 @@ from gtl.version import __version__
 
 if TYPE_CHECKING:
     from gtl import models
+    from gtl.descending import DescendResult, descend
     from gtl.engine import Result, evolve, resume
     from gtl.learngene.artifact import Learngene
     from gtl.learngene.inherit import InheritReport, inherit
     from gtl.measurement import measure
 
-__all__ = ["InheritReport", "Learngene", "Result", "__version__", "evolve", "inherit", "measure", "models", "resume"]
+__all__ = [
+    "DescendResult",
+    "InheritReport",
+    "Learngene",
+    "Result",
+    "__version__",
+    "descend",
+    "evolve",
+    "inherit",
+    "measure",
+    "models",
+    "resume",
+]
 
 # Names are looked up when first used, so that `import gtl` (and every value module) needs no torch.
 _WHERE = {
@@ -31,6 +44,8 @@ _WHERE = {
     "inherit": "gtl.learngene.inherit",
     "InheritReport": "gtl.learngene.inherit",
     "measure": "gtl.measurement",
+    "descend": "gtl.descending",
+    "DescendResult": "gtl.descending",
 }
 
 
