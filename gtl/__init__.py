@@ -14,17 +14,20 @@ from typing import TYPE_CHECKING, Any
 from gtl.version import __version__
 
 if TYPE_CHECKING:
-    from gtl import models, transfer
+    from gtl import models
+    from gtl.descending import DescendResult, descend
     from gtl.engine import Result, evolve, resume
     from gtl.learngene.artifact import Learngene
     from gtl.learngene.inherit import InheritReport, inherit
     from gtl.measurement import measure
 
 __all__ = [
+    "DescendResult",
     "InheritReport",
     "Learngene",
     "Result",
     "__version__",
+    "descend",
     "evolve",
     "inherit",
     "measure",
@@ -42,6 +45,8 @@ _WHERE = {
     "inherit": "gtl.learngene.inherit",
     "InheritReport": "gtl.learngene.inherit",
     "measure": "gtl.measurement",
+    "descend": "gtl.descending",
+    "DescendResult": "gtl.descending",
 }
 
 

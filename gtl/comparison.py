@@ -12,6 +12,7 @@ from gtl.stats import LEVEL, DataInterval, Estimate, holm, p_value, paired_diffe
 
 SCRATCH, PRETRAINED, ONE_SHOT = "scratch", "pretrained", "one-shot"
 WHOLE = (PRETRAINED, "linear probe")  # starts that inherit everything
+COMPACT = "compact"  # what the names of descendants begin with that are the thin network of the gene's widths
 GATE = 0.9
 
 
@@ -111,6 +112,7 @@ def gate(accuracies: Mapping[str, Sequence[float]]) -> Gate | None:
 
     Args:
         accuracies: start -> accuracy of each seed, in shares. One-shot starts have names that begin with "one-shot".
+            Compact descendants, whose names begin with "compact", are other networks, and count for nothing here.
 
     Returns:
         None if scratch, a one-shot start or any other start that does not inherit everything is missing.
@@ -120,7 +122,7 @@ def gate(accuracies: Mapping[str, Sequence[float]]) -> Gate | None:
     """
     if SCRATCH not in accuracies:
         return None
-    rivals = [name for name in accuracies if name not in (SCRATCH, *WHOLE)]
+    rivals = [name for name in accuracies if name not in (SCRATCH, *WHOLE) and not name.startswith(COMPACT)]
     cuts = [name for name in rivals if name.startswith(ONE_SHOT)]
     if not cuts or len(cuts) == len(rivals):
         return None

@@ -21,7 +21,14 @@ CONFIG_FOLDER = "configs"
 MAX_BASES = 8
 # What a run is called and where its images lie: neither changes a result (the class lists have a hash of their own).
 # What cannot change a result.
-NOT_HASHED: Any = {"name": True, "description": True, "data": {"root"}, "founders": {"reuse"}, "cluster": True}
+NOT_HASHED: Any = {
+    "name": True,
+    "description": True,
+    "data": {"root"},
+    "founders": {"reuse"},
+    "cluster": True,
+    "transfer": True,
+}
 
 
 def load_config(path_or_name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
@@ -38,6 +45,15 @@ def load_config(path_or_name: str | os.PathLike[str], overrides: Sequence[str] =
     document = _with_bases(path, path.parent.resolve(), ())
     document = _with_overrides(document, overrides)
     return _validated(document, str(path))
+
+
+def overridden(config: Config, overrides: Sequence[str]) -> Config:
+    """The configuration with overrides, as `load_config` has them.
+
+    Raises:
+        ConfigError: every problem at once.
+    """
+    return _validated(_with_overrides(Document(config.model_dump(mode="json"), {}), overrides), "--set")
 
 
 def parse_config(text: str, name: str) -> Config:
@@ -83,9 +99,9 @@ def dump_config(config: Config) -> str:
 def config_hash(config: Config) -> str:
     """sha256 (hex) of the canonical JSON of everything that can change a result.
 
-    All values count, defaults written out, except `name`, `description`, `data.root`, `founders.reuse` and `cluster`.
-    `compute` counts: results are reproducible for a given choice of it. Equal configs have equal hashes, however their
-    files were written.
+    All values count, defaults written out, except `name`, `description`, `data.root`, `founders.reuse`, `cluster`, and
+    `transfer`, on which no gene depends. `compute` counts: results are reproducible for a given choice of it. Equal
+    configs have equal hashes, however their files were written.
     """
     values = config.model_dump(mode="json", exclude=NOT_HASHED)
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -1,4 +1,7 @@
-"""Distillation: a life may be asked for the ancestor's answers as well as for the labels (Hinton et al. 2015)."""
+"""Distillation: who learns is asked for a teacher's answers as well as for the labels (Hinton et al. 2015).
+
+Lives may have the ancestor as their teacher, descendants a parent (`gtl.transfer.lessons`).
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from gtl.genotype import Genotype
 from gtl.layout import ChannelLayout
-from gtl.models import ArchSpec, ConvNet, build
-from gtl.phenotype import folded
+from gtl.models import ArchSpec, build
+from gtl.phenotype import frozen
 from gtl.surgery import GeneTensors
 from gtl.training import Compute, place
 
@@ -20,18 +24,18 @@ HEAD = ("head.weight", "head.bias")
 
 @dataclass(frozen=True, eq=False)
 class Teacher:
-    """A trained whole network, asked for its answers on the classes of one life. It never learns.
+    """A trained network, asked for its answers on the student's classes. It never learns.
 
     Attributes:
-        network: in eval mode, its norms folded into its convolutions.
-        classes: which of its outputs are the life's classes, in their order; None: all.
+        network: as `gtl.phenotype.frozen` gives it.
+        classes: which of its outputs are the student's classes, in their order; None: all.
         share: of the loss that asks for its answers; the rest asks for the labels.
         temperature: by which both sides' logits are divided.
         label_smoothing: of the labels' part.
         compute: where it computes.
     """
 
-    network: ConvNet
+    network: nn.Module
     classes: torch.Tensor | None
     share: float
     temperature: float
@@ -58,10 +62,26 @@ class Teacher:
         """
         network = build(ArchSpec(host.arch, host.widths, len(tensors["head.bias"])))
         network.load_state_dict({**network.state_dict(), **tensors})
-        network = folded(network).requires_grad_(False)
-        place(network, compute)
         chosen = None if classes is None else torch.tensor(list(classes), device=compute.device)
-        return cls(network, chosen, share, temperature, label_smoothing, compute)
+        return cls.copied(
+            network, chosen, share=share, temperature=temperature, label_smoothing=label_smoothing, compute=compute
+        )
+
+    @classmethod
+    def copied(
+        cls,
+        network: nn.Module,
+        classes: torch.Tensor | None = None,
+        *,
+        share: float,
+        temperature: float,
+        label_smoothing: float,
+        compute: Compute,
+    ) -> Teacher:
+        """A copy of any network that maps images to logits, where it is to compute."""
+        network = frozen(network)
+        place(network, compute)
+        return cls(network, classes, share, temperature, label_smoothing, compute)
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         """``(1 - share) * cross-entropy + share * T^2 * KL(teacher || student)``, mean over the batch.

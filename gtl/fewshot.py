@@ -23,14 +23,22 @@ from gtl.seeds import derive, rng
 from gtl.stats import Estimate, estimate, paired_difference
 from gtl.training import Compute, Progress, TrainingResult, accuracy, hits, train
 
-# A start: number of classes and a seed -> a newborn network, which maps images to logits.
+# A start: number of classes and a seed -> a newborn network, which maps images to logits. It may have an attribute
+# `training`, a `Training` that its descendants are trained by, and a `digest`, by which its trials are recognised.
 Start = Callable[[int, int], torch.nn.Module]
 # One whose newborns also give features, which instinct goes by.
 FeatureStart = Callable[[int, int], ConvNet]
+Advance = Callable[[str], None]
+Rates = dict[tuple[str, int], float]  # (start, shots) -> learning rate
+
+SCRATCH = "scratch"
+SELECTION_SEEDS = 2  # draws of validation images that a learning rate is chosen on
+CURVE = (1 / 8, 1 / 3)  # shares of the training after which accuracy is measured
 
 
 class Training(Protocol):
-    """A way to train newborns other than `gtl.training.train` alone: a value, which can be sent to another process."""
+    """How descendants are trained, where it is otherwise than by `gtl.training.train` alone. A value: it can be sent to
+    another process."""
 
     @property
     def digest(self) -> str:
@@ -47,15 +55,15 @@ class Training(Protocol):
         compute: Compute,
         on_epoch: Callable[[Progress], None] | None = None,
     ) -> TrainingResult:
-        """Train `network` in place; all arguments as `gtl.training.train` has them."""
+        """Train `network` in place, by `gtl.training.train` and whatever comes with it; all arguments as there.
+
+        The result counts all images that were trained on, also those that other networks saw.
+        """
 
 
-Advance = Callable[[str], None]
-Rates = dict[tuple[str, int], float]  # (start, shots) -> learning rate
-
-SCRATCH = "scratch"
-SELECTION_SEEDS = 2  # draws of validation images that a learning rate is chosen on
-CURVE = (1 / 8, 1 / 3)  # shares of the training after which accuracy is measured
+def training_of(start: Start) -> Training | None:
+    """How the descendants of a start are trained; None: by `gtl.training.train`."""
+    return getattr(start, "training", None)
 
 
 @dataclass(frozen=True)
@@ -215,7 +223,7 @@ def fine_tune(
     compute: Compute,
     moments: Sequence[float] = CURVE,
 ) -> Descendant:
-    """A descendant born from `start`, trained on `fit` and tested on `test`.
+    """A descendant born from `start`, trained on `fit` (in the start's own way, if it has one) and tested on `test`.
 
     Args:
         moments: shares of the training after which accuracy is measured, besides birth and end. Empty: only the end.
@@ -224,6 +232,25 @@ def fine_tune(
         Training that diverges scores chance.
     """
     network = start(fit.n_classes, derive(seed, "newborn"))
+    return bring_up(network, training_of(start), fit, test, section, learning_rate, seed, compute, moments)[0]
+
+
+def bring_up(
+    network: torch.nn.Module,
+    training: Training | None,
+    fit: ImageSet,
+    test: ImageSet,
+    section: FewShotSection,
+    learning_rate: float,
+    seed: int,
+    compute: Compute,
+    moments: Sequence[float] = CURVE,
+) -> tuple[Descendant, TrainingResult]:
+    """`fine_tune` of a newborn that is there already, which is trained in place, and how its training ended.
+
+    Args:
+        training: None: by `gtl.training.train`.
+    """
     recipe = section.training.model_copy(update={"learning_rate": learning_rate})
     curve = [(0, accuracy(network, test, compute))] if moments else []
     due = [max(1, round(share * section.steps)) for share in moments]
@@ -234,16 +261,16 @@ def fine_tune(
             due[:] = [step for step in due if step > progress.step]
 
     seed = derive(seed, "fine-tune")
-    trained: Training | None = getattr(start, "training", None)
-    run = train if trained is None else trained.train
-    result = run(network, fit, recipe, steps=section.steps, seed=seed, compute=compute, on_epoch=on_epoch)
+    learn = train if training is None else training.train
+    result = learn(network, fit, recipe, steps=section.steps, seed=seed, compute=compute, on_epoch=on_epoch)
     if not result.finite:
         chance = 1.0 / fit.n_classes
-        return Descendant((*curve, (section.steps, chance)), (chance,) * fit.n_classes)
+        return Descendant((*curve, (section.steps, chance)), (chance,) * fit.n_classes), result
     right, labels = hits(network, test, compute).cpu(), test.labels.cpu()
     counts = torch.bincount(labels, minlength=test.n_classes)
     by_class = torch.bincount(labels[right], minlength=test.n_classes) / counts
-    return Descendant((*curve, (section.steps, int(right.sum()) / len(labels))), tuple(by_class.tolist()))
+    reached = (section.steps, int(right.sum()) / len(labels))
+    return Descendant((*curve, reached), tuple(by_class.tolist())), result
 
 
 def choose_rates(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gtl.config import ComputeSection, Config
 from gtl.config_file import changed_config
+from gtl.data.images import Role
 from gtl.data.request import DataRequest
 from gtl.data.sources import load, parse_source
 from gtl.errors import DataError
@@ -29,6 +30,7 @@ def measure(
     seeds: int | None = None,
     starts: Sequence[str] = STARTS,
     data_root: Path | None = None,
+    transfer: Mapping[str, Any] | None = None,
     workers: int | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[Evidence]:
@@ -42,6 +44,7 @@ def measure(
         seeds: repetitions.
         starts: which of `gtl.learngene.opponents.OPPONENTS` to compare; scratch is always among them.
         data_root: where the data that the gene was evolved on lies, if it has a place.
+        transfer: keys of the configuration's transfer section (docs/transfer.md) for the compact starts that are taught.
         workers: processes that train descendants; by default one a CPU core, or one for a GPU.
         say: called with a line now and then.
 
@@ -58,10 +61,10 @@ def measure(
     protocol: dict[str, Any] = ({"shots": tuple(shots)} if shots else {}) | (
         {"seeds": seeds} if seeds is not None else {}
     )
-    compute = _compute_here(config.compute, say)
-    config = changed_config(config, fewshot=protocol, data={"root": root}, compute=compute)
+    compute = compute_here(config.compute, say)
+    config = changed_config(config, fewshot=protocol, data={"root": root}, compute=compute, transfer=transfer or {})
     world = _own_world(config, learngene)
-    tests = [_test_request(request, config, world) for request in requests]
+    tests = [request_for(request, config, world.train.image_size) for request in requests]
     for request in tests:
         _check_novel(request, config)
     if workers is None:
@@ -70,7 +73,7 @@ def measure(
     return [bench.evidence(request, say) for request in tests]
 
 
-def _compute_here(own: ComputeSection, say: Callable[[str], None]) -> dict[str, Any]:
+def compute_here(own: ComputeSection, say: Callable[[str], None]) -> dict[str, Any]:
     """What changes in the compute section of a gene that is measured on this machine, wherever it was evolved.
 
     Device, threads and memory format were chosen for that other machine. Precision stays the gene's, except bfloat16
@@ -105,17 +108,23 @@ def _own_world(config: Config, learngene: Learngene) -> World:
     return world
 
 
-def _test_request(request: DataRequest | None, config: Config, world: World) -> DataRequest:
-    """What to load novel classes from: the gene's own source as configured, or another at the gene's image size.
+def request_for(
+    request: DataRequest | None, config: Config, image_size: int | None, role: Role = "novel"
+) -> DataRequest:
+    """What to load classes from: the gene's own source as configured, or another at the gene's image size.
 
     All classes of a user's folder or npz are novel to the gene, unless the folder has roles of its own.
+
+    Args:
+        image_size: the gene's; None: the source's own.
+        role: which classes are wanted.
     """
     own = data_request(config.data)
     if request is None or (request.source == own.source and request.root in (None, own.root)):
         return own
-    request = replace(request, image_size=world.train.image_size)
+    request = replace(request, image_size=image_size)
     has_roles = request.root is not None and any((Path(request.root) / name).is_dir() for name in ("novel", "test"))
-    if request.source in ("folder", "npz") and not has_roles:
+    if role == "novel" and request.source in ("folder", "npz") and not has_roles:
         return replace(request, train_classes=0, val_classes=0)
     return request
 

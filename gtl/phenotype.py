@@ -42,3 +42,9 @@ def folded(network: ConvNet) -> ConvNet:
                 setattr(module, name, fuse_conv_bn_eval(layer, norm))
                 setattr(module, norm_name, nn.Identity())
     return network
+
+
+def frozen(network: nn.Module) -> nn.Module:
+    """A copy that can be asked and never learns: in evaluation mode, without gradients, its norms folded if it is gtl's."""
+    copied = folded(network) if isinstance(network, ConvNet) else copy.deepcopy(network)
+    return copied.eval().requires_grad_(False)

@@ -22,7 +22,7 @@ import torch
 
 from gtl.data.cache import read_cached, write_cached
 from gtl.errors import ClusterError
-from gtl.fewshot import Advance, Arena, Descendant, Trial
+from gtl.fewshot import Advance, Arena, Descendant, Start, Trial, training_of
 from gtl.machine import usual_threads
 from gtl.training import cpu_threads
 from gtl.versions import code_digest, versions
@@ -100,11 +100,20 @@ class Trials:
         }
         with cpu_threads(self.threads):
             shared["versions"] = versions(arena.compute)
+        keys = {name: _key_of_start(start) for name, start in arena.starts.items()}
         return [
-            None if digest is None else f"trial-{_digest({**shared, 'start': digest, 'trial': _key(trial)})[:40]}.json"
+            None if key is None else f"trial-{_digest({**shared, **key, 'trial': _key(trial)})[:40]}.json"
             for trial in trials
-            for digest in [getattr(arena.starts[trial.start], "digest", None)]
+            for key in [keys[trial.start]]
         ]
+
+
+def _key_of_start(start: Start) -> dict[str, str] | None:
+    """What is inherited and how descendants are trained; None: nobody can say."""
+    digest, training = getattr(start, "digest", None), training_of(start)
+    if digest is None:
+        return None
+    return {"start": digest} if training is None else {"start": digest, "training": training.digest}
 
 
 def _key(trial: Trial) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +15,12 @@ from pico import CPU, config, gratings, spec
 
 from gtl.config import FewShotSection
 from gtl.errors import ClusterError
-from gtl.fewshot import Arena, Descendant, Trial, run_here
+from gtl.fewshot import Arena, Descendant, Training, Trial, run_here
 from gtl.learngene.starts import Initialisation, gene_start, scratch_start
 from gtl.models import ArchSpec, ConvNet, build
 from gtl.surgery import gather
+from gtl.training import TrainingResult, train
+from gtl.transfer.lessons import Distillation, Parent
 from gtl.trials import Trials
 
 SECTION = FewShotSection.model_validate({**config().fewshot.model_dump(), "steps": 20, "test_images": 10})
@@ -44,6 +47,11 @@ def gene() -> Initialisation:
     )
 
 
+def taught() -> Training:
+    """A way to train that has tensors of its own."""
+    return Distillation(Parent(gene()))
+
+
 def arena(**changes: object) -> Arena:
     starts = {"scratch": scratch_start(spec("vgg11")), "learngene": gene()}
     whole = Arena(starts, gratings(4, 20, "novel", noisy=0.5), SECTION, 5, CPU)
@@ -63,9 +71,11 @@ def test_processes_and_this_one_give_the_same(monkeypatch: pytest.MonkeyPatch) -
     said: list[str] = []
     run = Trials(2, remember=False)
     assert run.threads == 1
-    found = run(arena(), trials(), said.append)
-    assert found == run_here(arena(), trials(), silent)
-    assert said == [f"{n} of 4: {trial}" for n, trial in enumerate(trials(), 1)], "in the order asked for"
+    ring = arena(starts={**arena().starts, "taught": replace(scratch_start(spec("vgg11")), training=taught())})
+    asked = [*trials(), replace(trials()[0], start="taught")]
+    found = run(ring, asked, said.append)
+    assert found == run_here(ring, asked, silent)
+    assert said == [f"{n} of 5: {trial}" for n, trial in enumerate(asked, 1)], "in the order asked for"
     assert len({descendant.accuracy for descendant in found}) > 1
 
 
@@ -86,12 +96,23 @@ def test_accuracy_is_the_mean_over_the_classes() -> None:
 
 
 @dataclass(frozen=True)
+class Halved:
+    """A way to train: for half as long."""
+
+    digest: str = "halved"
+
+    def train(self, network: torch.nn.Module, *args: Any, steps: int, **options: Any) -> TrainingResult:
+        return train(network, *args, steps=steps // 2, **options)
+
+
+@dataclass(frozen=True)
 class Counting:
     """A start that says what it is and counts whom it bore."""
 
     born: list[int]
     inner: Initialisation
     digest: str = "counting"
+    training: Training | None = None
 
     def __call__(self, classes: int, seed: int) -> ConvNet:
         self.born.append(seed)
@@ -117,6 +138,7 @@ def test_what_is_finished_is_not_trained_again() -> None:
         {"images": gratings(4, 20, "novel", seed=1)},
         {"section": SECTION.model_copy(update={"steps": 21})},
         {"starts": {"scratch": Counting([], scratch_start(spec("vgg11")), digest="another")}},
+        {"starts": {"scratch": Counting([], scratch_start(spec("vgg11")), training=Halved())}},
         {"compute": replace(CPU, memory_format=torch.contiguous_format)},
     ],
 )
@@ -129,6 +151,16 @@ def test_what_depends_on_something_else_is_trained(changes: dict[str, object]) -
     Trials()(ring, trials()[:1], silent)
     start = ring.starts["scratch"]
     assert isinstance(start, Counting) and len(start.born) == 1
+
+
+def test_starts_may_train_their_descendants_in_their_own_way() -> None:
+    own = replace(scratch_start(spec("vgg11")), training=Halved())
+    asked = trials()[:2]
+    plain = run_here(arena(starts={"scratch": replace(own, training=None)}), asked, silent)
+    found = run_here(arena(starts={"scratch": own}), asked, silent)
+    assert found != plain and [each.curve[0] for each in found] == [each.curve[0] for each in plain], "the same newborn"
+    alike = arena(starts={"scratch": replace(own, training=None)}, section=SECTION.model_copy(update={"steps": 10}))
+    assert [each.by_class for each in found] == [each.by_class for each in run_here(alike, asked, silent)]
 
 
 def test_seeds_shots_and_rates_of_the_protocol_are_the_trials_own() -> None:
@@ -195,8 +227,6 @@ def test_a_killed_process_costs_what_was_under_way(tmp_path: Path, monkeypatch: 
 
 def descended(start: Initialisation, steps: int = 4) -> tuple[ConvNet, ConvNet, Sequence[str]]:
     """A newborn of `start`, the same after training, and the names of what moved."""
-    from gtl.training import train
-
     born, grown = start(3, 1), start(3, 1)
     recipe = SECTION.training
     train(grown, gratings(3, 8), recipe, steps=steps, seed=0, compute=CPU)

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from gtl.cli import bench, condense, config, data, demo, doctor, gene, inherit, launch, runs, share, watch
+from gtl.cli import bench, condense, config, data, demo, descend, doctor, gene, inherit, launch, runs, share, watch
 from gtl.cli.common import interruptible
 from gtl.errors import GtlError
 
@@ -17,7 +17,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (runs, watch, gene, inherit, condense, share, demo, bench, doctor):
+for module in (runs, watch, gene, inherit, descend, condense, share, demo, bench, doctor):
     for command in module.COMMANDS:
         app.command()(interruptible(command))
 app.add_typer(data.app, name="data", help="Data sources: list them, look at one.")

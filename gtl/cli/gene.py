@@ -90,7 +90,8 @@ def compare(
     shots: Shots = "",
     seeds: Seeds = None,
     starts: Annotated[
-        str, typer.Option(help="Which opponents, comma-separated (docs/compare.md). All by default.")
+        str,
+        typer.Option(help="Which opponents, comma-separated (docs/compare.md). By default all but the compact ones."),
     ] = "",
     set_: Overrides = None,
     data_root: DataRoot = None,
@@ -107,9 +108,10 @@ def compare(
     A comparison that was stopped goes on when the same command is given again: finished trainings are kept.
     """
     from gtl.errors import ConfigError
-    from gtl.learngene.opponents import OPPONENTS
+    from gtl.learngene.opponents import DEFAULTS
 
-    names = _split(starts, "--starts") or list(OPPONENTS)
+    names = _split(starts, "--starts") or list(DEFAULTS)
+    transfer: dict[str, Any] = {}
     if source.suffix in (".yaml", ".yml"):
         if out is None:
             raise ConfigError(
@@ -117,13 +119,31 @@ def compare(
             )
         source = _evolved(source, set_ or (), out / "run", json_)
     elif set_:
-        raise ConfigError("--set changes a configuration to evolve; a learngene has its own. Leave --set out")
-    document = _measure(source, data, shots, seeds, names, data_root, workers, out, json_)
+        transfer = _transfer(source, set_)
+    document = _measure(source, data, shots, seeds, names, data_root, workers, out, json_, transfer)
     if plan is not None:
         from gtl.report.seed_plan import plan_seeds
 
         for line in plan_seeds(document, plan):
             say(line)
+
+
+def _transfer(source: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """The transfer section of a learngene's configuration with these changes.
+
+    Raises:
+        ConfigError: a key of another section, or a value that is not allowed.
+    """
+    from gtl.config_file import overridden
+    from gtl.errors import ConfigError
+    from gtl.learngene.evidence import config_of
+
+    if not all(text.strip().startswith("transfer.") for text in overrides):
+        raise ConfigError(
+            "--set changes a configuration to evolve; a learngene has its own, of which only transfer.* can be changed. "
+            "Leave the others out"
+        )
+    return overridden(config_of(load_gene(source)), overrides).transfer.model_dump()
 
 
 def _evolved(config: Path, overrides: Sequence[str], run: Path, json_: bool) -> Path:
@@ -157,6 +177,7 @@ def _measure(
     workers: int | None,
     out: Path | None,
     json_: bool,
+    transfer: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Compare starts, and print and write what came out."""
     from gtl.errors import StorageError
@@ -175,7 +196,8 @@ def _measure(
         shots=[int(item) for item in _split(shots, "--shots")],
         seeds=seeds,
         starts=starts,
-        data_root=data_root or _root_of_run(learngene),
+        data_root=data_root or root_of_run(learngene),
+        transfer=transfer,
         workers=workers,
         say=say,
     )
@@ -238,7 +260,7 @@ def _split(text: str, option: str) -> list[str]:
     return items
 
 
-def _root_of_run(path: Path) -> Path | None:
+def root_of_run(path: Path) -> Path | None:
     """The data root that a run's own configuration names, so that a run directory needs no --data-root."""
     from gtl.population.run import read_config
 

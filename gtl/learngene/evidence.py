@@ -27,7 +27,8 @@ from gtl.fewshot import (
     run_here,
 )
 from gtl.learngene.artifact import Learngene
-from gtl.learngene.opponents import Setting, cost, entrants
+from gtl.learngene.opponents import entrants
+from gtl.learngene.setting import Setting, cost
 from gtl.life import World
 from gtl.saliency import Saliency, compare_maps
 from gtl.seeds import derive
@@ -117,7 +118,7 @@ class Bench:
         cls, learngene: Learngene, world: World, names: Sequence[str], advance: Advance, run: Run = run_here
     ) -> Bench:
         """Train what must be trained and choose what must be chosen, on train and validation classes."""
-        found = entrants(Setting(learngene, world, advance), names)
+        found = entrants(Setting(learngene, world, advance, run), names)
         starts = {entrant.name: entrant.start for entrant in found}
         about = {entrant.name: entrant.to_json() for entrant in found}
         seed = derive(world.config.seed, "fewshot")

@@ -17,32 +17,49 @@ from gtl.data.cache import cache_dir
 from gtl.errors import StorageError
 from gtl.life import World
 from gtl.surgery import GeneTensors
+from gtl.training import Compute
 from gtl.versions import code_digest, versions
 
 
-def kept_tensors(world: World, key: Mapping[str, Any], make: Callable[[], GeneTensors]) -> GeneTensors:
+def kept(key: Mapping[str, Any], make: Callable[[], GeneTensors], compute: Compute) -> GeneTensors:
     """What `make` gives, from the cache folder if it was made before.
+
+    Args:
+        key: JSON: all that the result depends on, besides gtl's code and `compute`.
+        compute: where it is made.
+    """
+    path = _path(key, compute)
+    found = _read(path)
+    return _write(path, make()) if found is None else found
+
+
+def kept_tensors(world: World, key: Mapping[str, Any], make: Callable[[], GeneTensors]) -> GeneTensors:
+    """As `kept`, of what depends on a world.
 
     Args:
         world: its network, train images, seed and compute are part of what the result depends on.
         key: JSON: whatever else it depends on.
     """
-    found = find_tensors(world, key)
-    if found is None:
-        found = keep_tensors(world, key, make())
-    return found
+    return kept(_key(world, key), make, world.compute)
 
 
 def find_tensors(world: World, key: Mapping[str, Any]) -> GeneTensors | None:
     """What was kept for this world and key; None if nothing was, or it cannot be read."""
-    with suppress(FileNotFoundError, OSError, SafetensorError):
-        return load_file(_path(world, key))
-    return None
+    return _read(_path(_key(world, key), world.compute))
 
 
 def keep_tensors(world: World, key: Mapping[str, Any], tensors: GeneTensors) -> GeneTensors:
     """Keep tensors for `find_tensors`, and give them back."""
-    path = _path(world, key)
+    return _write(_path(_key(world, key), world.compute), tensors)
+
+
+def _read(path: Path) -> GeneTensors | None:
+    with suppress(FileNotFoundError, OSError, SafetensorError):
+        return load_file(path)
+    return None
+
+
+def _write(path: Path, tensors: GeneTensors) -> GeneTensors:
     tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with suppress(StorageError, OSError):  # the cache is a convenience: without it all is made again
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,16 +67,18 @@ def keep_tensors(world: World, key: Mapping[str, Any], tensors: GeneTensors) -> 
     return tensors
 
 
-def _path(world: World, key: Mapping[str, Any]) -> Path:
-    whole = {
+def _key(world: World, key: Mapping[str, Any]) -> dict[str, Any]:
+    return {
         **key,
         "host": world.host.widths,
         "arch": world.host.arch,
         "classes": world.class_digest,
         "pixels": world.train.digest,
         "seed": world.config.seed,
-        "versions": versions(world.compute),
-        "code": code_digest(),
     }
+
+
+def _path(key: Mapping[str, Any], compute: Compute) -> Path:
+    whole = {**key, "versions": versions(compute), "code": code_digest()}
     digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
     return cache_dir() / f"tensors-{digest[:40]}.safetensors"

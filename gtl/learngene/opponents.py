@@ -8,17 +8,15 @@ folder under a hash of all they depend on. Nothing here sees a novel class.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import Any
 
+from gtl.comparison import PRETRAINED
 from gtl.config_file import changed_config
 from gtl.errors import DataError, EvolutionError
-from gtl.fewshot import SCRATCH, Advance, FeatureStart
+from gtl.fewshot import SCRATCH
 from gtl.genotype import ChannelMask, Genotype
 from gtl.individual import Job, ParentGene
-from gtl.learngene.artifact import Learngene
-from gtl.learngene.baselines import one_shots, pretrained_tensors
 from gtl.learngene.founders import (
     RATE,
     ancestor_images,
@@ -29,86 +27,16 @@ from gtl.learngene.founders import (
 )
 from gtl.learngene.kept import kept_tensors
 from gtl.learngene.oneshot import OneShot, layer_activity
-from gtl.learngene.starts import Initialisation, gene_start, scratch_start
-from gtl.life import World, evaluate, norm_fitted
+from gtl.learngene.setting import Entrant, Setting, cost
+from gtl.learngene.starts import Initialisation, scratch_start
+from gtl.life import evaluate
 from gtl.models import ArchSpec, build
 from gtl.seeds import derive
 from gtl.surgery import GeneTensors, gather
 from gtl.training import train
 from gtl.transfer.inhernet_start import sized_inhernets
-
-
-@dataclass(frozen=True)
-class Entrant:
-    """One start of a comparison.
-
-    Attributes:
-        name: in tables.
-        start: how its newborns are initialised; with a `digest`, what its descendants became is kept.
-        share: of the convolution parameters that are inherited.
-        images: training images behind it; None: nobody knows.
-        about: more to say, as JSON: kept channels, method, allocation.
-    """
-
-    name: str
-    start: FeatureStart
-    share: float
-    images: int | None
-    about: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """What it inherits, in plain form."""
-        return {"share": self.share, "images": self.images, **self.about}
-
-
-@dataclass(frozen=True, eq=False)
-class Setting:
-    """What opponents are made from: a learngene, the world that it evolved in, and what several opponents share."""
-
-    learngene: Learngene
-    world: World
-    say: Advance = lambda text: None
-
-    @property
-    def images(self) -> int:
-        """Training images that the learngene cost, its ancestor included.
-
-        Raises:
-            DataError: nobody knows, since the ancestor came from a checkpoint.
-        """
-        images = cost(self.learngene)
-        if self.world.config.founders.checkpoint is not None or images is None:
-            raise DataError(
-                "what this gene cost in training images is not known, since its ancestor was a checkpoint or it carries no "
-                "record: no reference can be trained as long; compare --starts scratch,learngene"
-            )
-        return images
-
-    @cached_property
-    def reference(self) -> GeneTensors:
-        """A whole network trained on as many images as the learngene cost."""
-        return pretrained_tensors(self.world, self.images, self.say)
-
-    @cached_property
-    def one_shots(self) -> Sequence[OneShot]:
-        """One-shot genes of the learngene's size cut from the reference, the fittest first."""
-        return one_shots(self.world, self.reference, self.learngene.genotype)
-
-    def gene(self, name: str, genotype: Genotype, tensors: GeneTensors, images: int | None, **about: Any) -> Entrant:
-        """An entrant that inherits a circuit."""
-        share = self.world.layout.circuit_share(genotype.counts)
-        start = gene_start(self.world.host, genotype, tensors)
-        return Entrant(name, start, share, images, {"counts": list(genotype.counts.values()), **about})
-
-    def fitted(self, tensors: GeneTensors, genotype: Genotype) -> GeneTensors:
-        """The circuit with its norms' statistics measured on itself."""
-        return norm_fitted(tensors, genotype, self.world, derive(self.world.config.seed, "opponents"))
-
-
-def cost(learngene: Learngene) -> int | None:
-    """Training images that a learngene cost; None: not known, as of one that was cut from a checkpoint."""
-    total = learngene.provenance.get("images", {}).get("total")
-    return None if total is None else int(total)
+from gtl.transfer.opponents import COMPACT
+from gtl.transfer.tuned_opponents import TUNED_OPPONENTS
 
 
 def scratch(setting: Setting) -> list[Entrant]:
@@ -118,14 +46,12 @@ def scratch(setting: Setting) -> list[Entrant]:
 
 def pretrained(setting: Setting) -> list[Entrant]:
     """Everything inherited, everything fine-tuned: full transfer."""
-    start = gene_start(setting.world.host, setting.world.layout.full(), setting.reference)
-    return [Entrant("pretrained", start, 1.0, setting.images)]
+    return [Entrant(PRETRAINED, setting.whole, 1.0, setting.images)]
 
 
 def linear_probe(setting: Setting) -> list[Entrant]:
     """Everything inherited and frozen; only the head learns."""
-    start = gene_start(setting.world.host, setting.world.layout.full(), setting.reference)
-    return [Entrant("linear probe", start.probe, 1.0, setting.images)]
+    return [Entrant("linear probe", setting.whole.probe, 1.0, setting.images)]
 
 
 def one_shot(setting: Setting) -> list[Entrant]:
@@ -337,7 +263,12 @@ OPPONENTS: dict[str, Callable[[Setting], list[Entrant]]] = {
     "lineage": lineage,
     "inhernet": inhernet,
     "learngene": evolved,
+    **COMPACT,
+    **TUNED_OPPONENTS,
 }
+DEFAULTS = tuple(
+    name for name in OPPONENTS if name not in {*COMPACT, *TUNED_OPPONENTS, "inhernet"}
+)  # descendants of one size
 
 
 def entrants(setting: Setting, names: Sequence[str]) -> list[Entrant]:

@@ -38,7 +38,7 @@ class Initialisation:
             does. None: `tensors` are whole ones, copied; what is not among them is random.
         frozen: whether only the head learns (a linear probe). The norms then are part of the convolutions: they neither
             learn nor see the new images.
-        training: how descendants are trained; None: by `gtl.training.train`.
+        training: how descendants are trained, if otherwise than usual. It has a digest of its own: newborns are the same.
     """
 
     host: ArchSpec
@@ -62,12 +62,9 @@ class Initialisation:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of everything above."""
+        """sha256 of all but `training`."""
         genotype = None if self.genotype is None else self.genotype.to_json()
-        words: list[Any] = [self.host.arch, list(self.host.widths), genotype, self.frozen]
-        if self.training is not None:
-            words.append(self.training.digest)
-        return start_digest(words, self.tensors)
+        return start_digest([self.host.arch, list(self.host.widths), genotype, self.frozen], self.tensors)
 
     @property
     def probe(self) -> Initialisation:
@@ -83,3 +80,8 @@ def scratch_start(host: ArchSpec) -> Initialisation:
 def gene_start(host: ArchSpec, genotype: Genotype, tensors: Mapping[str, torch.Tensor]) -> Initialisation:
     """A gene inserted into a random network, as `gtl.inherit` does; the full genotype is full transfer."""
     return Initialisation(host, dict(tensors), genotype)
+
+
+def thin_start(host: ArchSpec, genotype: Genotype, tensors: Mapping[str, torch.Tensor] | None = None) -> Initialisation:
+    """The thin network of a circuit's channels and nothing else, with the circuit's tensors or (None) random."""
+    return Initialisation(ArchSpec(host.arch, tuple(genotype.counts.items()), host.num_classes), dict(tensors or {}))

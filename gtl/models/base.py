@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,15 @@ from gtl.layout import ChannelLayout, Slot
 
 MAX_WIDTH = 65536
 IMAGE_CHANNELS = 3
+POOLED = "pooled"  # the stage after the last convolution: the global average
+
+# One step of a network's way from images to features.
+Stage = Callable[[torch.Tensor], torch.Tensor]
+
+
+def global_average(x: torch.Tensor) -> torch.Tensor:
+    """``(B, C, H, W)`` -> ``(B, C)``."""
+    return x.mean(dim=(2, 3))
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,7 @@ class ConvNormUnit(nn.Module):
 class ConvNet(nn.Module):
     """Base of the gtl networks: pooled features, a linear head, and a declared ChannelLayout.
 
-    Subclasses define `stages`, which yields every group's activation in forward order.
+    Subclasses define `stages`, which are the features step by step, and `activations`, which are those of every group.
     """
 
     head: nn.Linear
@@ -76,9 +85,15 @@ class ConvNet(nn.Module):
         """Post-normalisation activation of every group, ``{group: (B, C, H, W)}``, for images ``(B, 3, H, W)``."""
         raise NotImplementedError  # pragma: no cover - abstract
 
+    def stages(self) -> dict[str, Stage]:
+        """The way from images to `features`, by name and in order; the last stage, ``pooled``, gives ``(B, C_last)``."""
+        raise NotImplementedError  # pragma: no cover - abstract
+
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """Globally average-pooled last activation, ``(B, C_last)``."""
-        raise NotImplementedError  # pragma: no cover - abstract
+        for stage in self.stages().values():
+            x = stage(x)
+        return x
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Class logits ``(B, num_classes)`` for images ``(B, 3, H, W)``."""

@@ -6,7 +6,7 @@ Widths 64-128-256-512, or 64-160-320-640 (Lee et al. 2019, MetaOptNet). No DropB
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import nn
@@ -14,7 +14,17 @@ from torch.nn import functional as F
 
 from gtl.layout import ChannelLayout
 from gtl.models.backbone import Backbone, Block, Unit
-from gtl.models.base import IMAGE_CHANNELS, ArchSpec, ConvNet, ConvNormUnit, LayoutBuilder, conv_kernels
+from gtl.models.base import (
+    IMAGE_CHANNELS,
+    POOLED,
+    ArchSpec,
+    ConvNet,
+    ConvNormUnit,
+    LayoutBuilder,
+    Stage,
+    conv_kernels,
+    global_average,
+)
 
 FAMILIES = {"64-128-256-512": (64, 128, 256, 512), "64-160-320-640": (64, 160, 320, 640)}
 PARTS = ("a", "b", "out")
@@ -97,18 +107,28 @@ class ResNet12(ConvNet):
 
     def activations(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Leaky-rectified output of every group, before pooling."""
-        found = {}
-        for i in range(1, len(self.spec.widths) // len(PARTS) + 1):
-            stage = self.get_submodule(f"stage{i}")
-            a, b, out = (stage.get_submodule(part) for part in PARTS)
-            found[f"stage{i}.a"] = F.leaky_relu(a(x), SLOPE, inplace=True)
-            found[f"stage{i}.b"] = F.leaky_relu(b(found[f"stage{i}.a"]), SLOPE, inplace=True)
-            assert isinstance(out, JoinUnit)
-            joined = F.leaky_relu(out.join(found[f"stage{i}.b"], x), SLOPE, inplace=True)
-            found[f"stage{i}.out"] = joined
-            x = F.max_pool2d(joined, 2) if f"stage{i + 1}" in self._modules else joined
+        found: dict[str, torch.Tensor] = {}
+        for stage in self._stages:
+            found |= self._groups(stage, x)
+            x = F.max_pool2d(found[f"{stage}.out"], 2) if stage != self._stages[-1] else found[f"{stage}.out"]
         return found
 
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, stage4.out)``: the last stage is max-pooled before it is averaged."""
-        return F.max_pool2d(self.activations(x)["stage4.out"], 2).mean(dim=(2, 3))
+    def stages(self) -> dict[str, Stage]:
+        """``stage1`` .. ``stage4``, each with the pooling behind it (the last one's, too), and ``pooled``."""
+        return {**{stage: partial(self._stage, stage) for stage in self._stages}, POOLED: global_average}
+
+    @property
+    def _stages(self) -> tuple[str, ...]:
+        return tuple(f"stage{i}" for i in range(1, len(self.spec.widths) // len(PARTS) + 1))
+
+    def _stage(self, stage: str, x: torch.Tensor) -> torch.Tensor:
+        return F.max_pool2d(self._groups(stage, x)[f"{stage}.out"], 2)
+
+    def _groups(self, stage: str, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Activations of a stage's groups."""
+        a, b, out = (self.get_submodule(f"{stage}.{part}") for part in PARTS)
+        assert isinstance(out, JoinUnit)
+        found = {f"{stage}.a": F.leaky_relu(a(x), SLOPE, inplace=True)}
+        found[f"{stage}.b"] = F.leaky_relu(b(found[f"{stage}.a"]), SLOPE, inplace=True)
+        found[f"{stage}.out"] = F.leaky_relu(out.join(found[f"{stage}.b"], x), SLOPE, inplace=True)
+        return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import nn
@@ -11,11 +11,20 @@ from torch.nn import functional as F
 
 from gtl.layout import ChannelLayout
 from gtl.models.backbone import Backbone, Block, Unit
-from gtl.models.base import IMAGE_CHANNELS, ArchSpec, ConvNet, ConvNormUnit, LayoutBuilder
+from gtl.models.base import (
+    IMAGE_CHANNELS,
+    POOLED,
+    ArchSpec,
+    ConvNet,
+    ConvNormUnit,
+    LayoutBuilder,
+    Stage,
+    global_average,
+)
 
 WIDTHS = {f"conv{i}": width for i, width in enumerate((64, 128, 256, 256, 512, 512, 512, 512), start=1)}
 # Max-pooling follows these groups. Global average pooling takes the place of the fifth, so 28 x 28 images fit too.
-POOLED = ("conv1", "conv2", "conv4", "conv6")
+SHRUNK = ("conv1", "conv2", "conv4", "conv6")
 LEVELS = (("conv1",), ("conv2",), ("conv3", "conv4"), ("conv5", "conv6"), ("conv7", "conv8"))
 BACKBONE = Backbone(
     tuple(tuple(Block((Unit(f"{group}.conv", f"{group}.norm", group),)) for group in level) for level in LEVELS)
@@ -65,17 +74,16 @@ class VGG11(ConvNet):
         for group, _ in self.spec.widths:
             x = F.relu(self.get_submodule(group)(x), inplace=True)
             found[group] = x
-            if group in POOLED:
+            if group in SHRUNK:
                 x = F.max_pool2d(x, 2)
         return found
 
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, conv8)``."""
-        for group, _ in self.spec.widths:
-            x = self.get_submodule(group)(x)
-            if (
-                group in POOLED
-            ):  # before the rectifier: the same numbers and gradients, and a quarter as many to rectify
-                x = F.max_pool2d(x, 2)
-            x = F.relu(x, inplace=True)
-        return x.mean(dim=(2, 3))
+    def stages(self) -> dict[str, Stage]:
+        """``conv1`` .. ``conv8``, each with the pooling and the rectifier behind it, and ``pooled``."""
+        return {**{group: partial(self._stage, group) for group, _ in self.spec.widths}, POOLED: global_average}
+
+    def _stage(self, group: str, x: torch.Tensor) -> torch.Tensor:
+        x = self.get_submodule(group)(x)
+        if group in SHRUNK:  # before the rectifier: the same numbers and gradients, and a quarter as many to rectify
+            x = F.max_pool2d(x, 2)
+        return F.relu(x, inplace=True)

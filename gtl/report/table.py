@@ -14,11 +14,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from gtl.comparison import SCRATCH, Comparison, gate, signed, verdicts
+from gtl.comparison import COMPACT, SCRATCH, Comparison, gate, signed, verdicts
 from gtl.stats import DataInterval, Estimate, data_interval, paired_difference, paired_table
 
 Row = Mapping[str, Any]
-LEARNGENE = "learngene"
+LEARNGENE, COMPACT_LEARNGENE = "learngene", f"{COMPACT} learngene"
 NONE, UNKNOWN = "-", "unknown"
 NEAREST_MEAN, NEIGHBOURS = "nearest class mean", "k nearest neighbours"
 RANKS = ("same image", "another", "over scratch")
@@ -132,8 +132,8 @@ def gain_text(estimate: Row) -> str:
 def claims(results: Sequence[Row]) -> list[str]:
     """What the intervals allow to say, in words: of every start against scratch, and of the learngene against the others.
 
-    All of them hold jointly, see `gtl.comparison.verdicts`. Where results carry accuracies class by class (``by_class``),
-    they also say what holds for other classes.
+    `compared` says which. All of them hold jointly, see `gtl.comparison.verdicts`. Where results carry accuracies class by
+    class (``by_class``), they also say what holds for other classes.
     """
     several = len({result["shots"] for result in results}) > 1
     pairs = compared(results)
@@ -146,7 +146,10 @@ def claims(results: Sequence[Row]) -> list[str]:
 
 
 def compared(results: Sequence[Row]) -> list[tuple[Row, Comparison]]:
-    """The comparisons that are drawn from results, each with the result that it is about."""
+    """The comparisons that are drawn from results, each with the result that it is about.
+
+    Every start with scratch, the learngene with all others, the compact learngene with all that are as small.
+    """
     scratch = {result["shots"]: result for result in results if result["start"] == SCRATCH}
     pairs = []
     for result in results:
@@ -154,9 +157,11 @@ def compared(results: Sequence[Row]) -> list[tuple[Row, Comparison]]:
             gain = Estimate(*(result["gain"][key] for key in ("mean", "low", "high", "n")))
             data = _data_interval(result, scratch.get(result["shots"], {}))
             pairs.append((result, Comparison(SCRATCH, gain, data)))
-    for own in (result for result in results if result["start"] == LEARNGENE):
+    for own in (result for result in results if result["start"] in (LEARNGENE, COMPACT_LEARNGENE)):
+        small = own["start"] == COMPACT_LEARNGENE
         for other in results:
-            if other["start"] not in (LEARNGENE, SCRATCH) and other["shots"] == own["shots"]:
+            fits = other["start"].startswith(COMPACT) if small else other["start"] != SCRATCH
+            if fits and other["start"] != own["start"] and other["shots"] == own["shots"]:
                 gain = paired_difference(own["accuracies"], other["accuracies"])
                 pairs.append((own, Comparison(other["start"], gain, _data_interval(own, other))))
     return pairs

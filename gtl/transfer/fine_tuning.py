@@ -18,12 +18,14 @@ from gtl.transfer.child_tuning import ChildTuningDriven, ChildTuningFree
 from gtl.transfer.rule import OnEpoch, Rule
 from gtl.transfer.weight_mixup import WeightMixup
 
+PLAIN = "plain"
+
 
 @dataclass(frozen=True)
 class Plain(Rule):
     """Every parameter learns at every step."""
 
-    name: ClassVar[str] = "plain"
+    name: ClassVar[str] = PLAIN
 
     def train(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from gtl.learngene.opponents import Entrant, Setting, evolved
+from gtl.learngene.setting import Entrant, Setting, cost
 from gtl.learngene.starts import gene_start
 from gtl.transfer.annealing import SubnetworkAnnealing
 from gtl.transfer.child_tuning import ChildTuningDriven, ChildTuningFree
@@ -18,10 +18,11 @@ from gtl.transfer.weight_mixup import WeightMixup
 
 def tuned(setting: Setting, rule: Rule) -> Entrant:
     """The learngene, its descendants fine-tuned by a rule."""
-    (own,) = evolved(setting)
-    gene, about = setting.learngene, {**own.about, "fine_tuning": {"rule": rule.name, **rule.options}}
+    gene, about = setting.learngene, {"rule": rule.name, **rule.options}
+    name = f"learngene + {rule.name}"
+    entrant = setting.gene(name, gene.genotype, dict(gene.tensors), cost(gene), fine_tuning=about)
     start = replace(gene_start(setting.world.host, gene.genotype, gene.tensors), training=rule)
-    return replace(own, name=f"learngene + {rule.name}", start=start, about=about)
+    return replace(entrant, start=start)
 
 
 def child_tuning(setting: Setting) -> list[Entrant]:

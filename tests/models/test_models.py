@@ -73,6 +73,21 @@ def test_activations_come_after_norm_and_rectifier(arch: str) -> None:
         assert max(lowest) < 0, "leaky"
 
 
+@pytest.mark.parametrize("arch", ARCHS)
+def test_stages_lead_to_the_features(arch: str) -> None:
+    """One behind the other; each gives what the next reads, and the last but one what is averaged."""
+    network = stir(build(spec(arch)), 1)
+    with torch.no_grad():
+        x, shapes = noise(2, 32), []
+        for name, stage in network.stages().items():
+            x = stage(x)
+            shapes.append((name, tuple(x.shape[2:])))
+        assert torch.equal(x, network.features(noise(2, 32)))
+    groups = GROUPS[arch] if arch == "vgg11" else ("stage1", "stage2", "stage3", "stage4")
+    sizes = {"vgg11": (16, 8, 8, 4, 4, 2, 2, 2), "resnet12": (16, 8, 4, 2)}[arch]
+    assert shapes == [*((name, (size, size)) for name, size in zip(groups, sizes, strict=True)), ("pooled", ())]
+
+
 def test_vgg11_is_the_textbook_network() -> None:
     """The same forward, written out layer by layer."""
     network = stir(vgg11(num_classes=3, width=1 / 16), 3)
