@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,17 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from gtl import storage
 from gtl.errors import ConfigError
 from gtl.layout import ChannelLayout
+from gtl.learngene.container import MAX_HEADER
 from gtl.models import FAMILIES, ArchSpec, gene_layout, spec_of
 from gtl.surgery import GeneTensors, gather
 
 TORCH_FILES = (".pt", ".pth", ".bin", ".ckpt", ".tar")  # what people call the files that torch.save writes
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net")  # keys that training loops put weights under
 MAX_WRAPPERS = 4
+MAX_FILE = 1 << 32  # bytes: many times the largest host with its optimiser's states
 # torchvision's vgg11_bn is VGG11 with a bias before every norm: number of its module -> group, and what it is there
 VGG11_BN = {
     number + after: (group, kind)
@@ -73,13 +77,9 @@ def read_checkpoint(path: Path, host: ArchSpec, key: str = "") -> Checkpoint:
             was found, what is needed and the remedy.
     """
     name = f"{key}: {path}" if key else str(path)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise ConfigError(f"{f'{key}: ' if key else ''}there is no file {path}") from None
-    except OSError as error:
-        raise ConfigError(f"{name} cannot be read: {error.strerror}") from None
-    state = _torch_state(data, name) if path.suffix.lower() in TORCH_FILES else _safetensors_state(data, name)
+    by_torch = path.suffix.lower() in TORCH_FILES
+    data = _read(path, name, key, MAX_FILE if by_torch else MAX_HEADER)
+    state = _torch_state(data, name) if by_torch else _safetensors_state(data, name)
     if host.arch == "vgg11":
         state = _of_torchvision(state)
     prefix = _prefix(state, _layout(host).inherited, name)
@@ -114,6 +114,29 @@ def fitting(state: Mapping[str, torch.Tensor], host: ArchSpec, name: str = "the 
     return tensors
 
 
+def _read(path: Path, name: str, key: str, longest_header: int) -> bytes:
+    try:
+        stream, size = storage.open_regular(path)
+        with stream:
+            if size > MAX_FILE:
+                raise ConfigError(
+                    f"{name} has {size} bytes, more than the limit of {MAX_FILE}; save the weights alone, without the "
+                    "optimiser's states"
+                )
+            start = stream.read(8)
+            header = int.from_bytes(start, "little")
+            if longest_header < header <= size - 8:  # of safetensors; the library would take seconds for it
+                raise ConfigError(
+                    f"{name} has a header of {header} bytes, more than the limit of {longest_header}; is it one network?"
+                )
+            stream.seek(0)
+            return stream.read(size)
+    except FileNotFoundError:
+        raise ConfigError(f"{f'{key}: ' if key else ''}there is no file {path}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise ConfigError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
 def _safetensors_state(data: bytes, name: str) -> State:
     try:
         return safetensors.torch.load(data)
@@ -126,6 +149,7 @@ def _safetensors_state(data: bytes, name: str) -> State:
 
 def _torch_state(data: bytes, name: str) -> State:
     """The tensors of a file that torch.save wrote. Anything in it but tensors and plain containers is refused."""
+    _check_archive(data, name)
     try:
         document = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a file of anyone's makes the reader stumble over
@@ -145,6 +169,23 @@ def _torch_state(data: bytes, name: str) -> State:
             break
         document = inner
     raise ConfigError(f"{name} holds {_what(document)}, not a state dict (looked under {', '.join(WRAPPERS)} too)")
+
+
+def _check_archive(data: bytes, name: str) -> None:
+    """Raise ConfigError if a torch file would grow when it is opened: torch.save compresses nothing, torch.load unpacks it."""
+    if not data.startswith(b"PK\3\4"):
+        return  # torch's older format, or nothing that torch reads
+    again = "Save the weights again: torch.save(network.state_dict(), PATH)"
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
+        raise ConfigError(f"{name} is damaged ({error}). {again}") from None
+    unpacked = sum(member.file_size for member in members)
+    if unpacked > len(data) or any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise ConfigError(
+            f"{name} is compressed, {len(data)} bytes that say they become {unpacked}; torch.save compresses nothing. {again}"
+        )
 
 
 def _what(document: Any) -> str:
