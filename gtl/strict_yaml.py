@@ -20,7 +20,7 @@ import yaml
 from gtl import storage
 from gtl.errors import ConfigError
 
-MAX_BYTES = 1 << 20
+MAX_BYTES = 1 << 18  # reading takes up to a microsecond a byte
 MAX_DEPTH = 20
 MAX_NODES = 10_000
 MAX_DIGITS = 100
