@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -222,7 +223,7 @@ def main(words: Sequence[str] | None = None) -> int:
         **circumstances(),
         "batches": done,
         "of": len(batches),
-        "cpu_seconds": rounded(before["cpu_seconds"] + time.process_time()),
+        "cpu_seconds": rounded(before["cpu_seconds"] + _cpu_seconds()),
         "peak_mib": rounded(peak() / MIB),
         **fuzzer.to_json(),
     }
@@ -231,6 +232,12 @@ def main(words: Sequence[str] | None = None) -> int:
     if given.out:
         given.out.write_text(text + "\n", "utf-8")
     return int(record["failures"] > 0)
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of those that it waited for."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def _given(words: Sequence[str]) -> tuple[argparse.Namespace, str]:

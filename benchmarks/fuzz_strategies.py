@@ -197,7 +197,9 @@ RUN_INFOS = st.fixed_dictionaries(
 
 IDS = st.sampled_from(("i0", "i1", "i2", "i3", ANCESTOR))
 SIZES = SMALL | st.sampled_from((65537, 10**12))
-MASK = st.fixed_dictionaries({"size": or_any(SIZES), "kept": or_any(st.lists(SMALL, max_size=4))})
+KEPT = st.lists(st.integers(0, 4), min_size=1, max_size=4) | st.lists(SMALL, max_size=4)
+MASK = st.fixed_dictionaries({"size": or_any(SIZES), "kept": or_any(KEPT)})
+GENOTYPES = st.dictionaries(st.sampled_from(("conv1", "conv2")), or_any(MASK), min_size=1, max_size=2)
 ROW = st.fixed_dictionaries(
     {
         "event": or_any(st.sampled_from(EVENTS)),
@@ -205,7 +207,7 @@ ROW = st.fixed_dictionaries(
         "id": or_any(IDS),
         "parents": or_any(st.lists(IDS, max_size=2)),
         "litter": st.just(""),
-        "genotype": or_any(st.dictionaries(st.sampled_from(("conv1", "conv2")), or_any(MASK), min_size=1, max_size=2)),
+        "genotype": or_any(GENOTYPES),
         "gene": or_any(DIGESTS),
         "status": or_any(st.sampled_from(("ok", "diverged", "lost", "good"))),
         "fitness": or_any(st.floats(0, 1)),
@@ -219,10 +221,10 @@ BIRTH = st.fixed_dictionaries(
     {
         "event": st.just("birth"),
         "generation": st.integers(0, 3),
-        "id": IDS,
-        "parents": st.lists(IDS, max_size=2) | st.just([ANCESTOR]),
+        "id": st.sampled_from(("i0", "i1", "i2", "i3")),
+        "parents": st.sampled_from(([], [ANCESTOR])) | st.lists(IDS, max_size=2),
         "litter": st.just(""),
-        "genotype": st.just({"conv1": {"size": 4, "kept": [0, 3]}}),
+        "genotype": st.just({"conv1": {"size": 4, "kept": [0, 3]}}) | GENOTYPES,
     }
 )
 JOURNALS = st.lists(BIRTH | BIRTH | ROW, max_size=6).map(lambda rows: b"".join(to_json(row) + b"\n" for row in rows))
