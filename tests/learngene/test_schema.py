@@ -133,7 +133,7 @@ def test_what_the_schema_accepts_the_loader_accepts(change: Callable[[Document],
     assert VALIDATOR.is_valid(document) and not refusal(data, document)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.randoms(use_true_random=False), st.integers(1, 3))
 def test_they_agree_on_any_change(draw: Random, changes: int) -> None:
     """Accepted means valid; valid and refused is only what a schema cannot say."""
