@@ -19,6 +19,7 @@ from gtl.strict_yaml import Document, KeyPath
 
 CONFIG_FOLDER = "configs"
 MAX_BASES = 8
+MAX_PROBLEMS = 100  # shown at once; looking for what was meant takes a millisecond each
 # What a run is called and where its images lie: neither changes a result (the class lists have a hash of their own).
 # What cannot change a result.
 NOT_HASHED: Any = {
@@ -202,15 +203,13 @@ def _validated(document: Document, name: str) -> Config:
         return Config.model_validate_json(json.dumps(document.values))
     except ValidationError as error:
         errors = error.errors(include_url=False)
-    paths = [found["loc"] for found in errors]
-    problems = [
-        _problem(dict(found), document, name)
-        for found in errors
-        if not any(_is_below(path, found["loc"]) for path in paths)  # no "too short" where an item was wrong
-    ]
+    above = {found["loc"][:length] for found in errors for length in range(1, len(found["loc"]))}
+    wrong = [found for found in errors if found["loc"] not in above]  # no "too short" where an item was wrong
+    problems = [_problem(dict(found), document, name) for found in wrong[:MAX_PROBLEMS]]
     if len(problems) == 1:
         raise ConfigError(problems[0])
-    raise ConfigError("\n  ".join([f"{name}: {len(problems)} problems", *problems]))
+    more = [f"and {len(wrong) - MAX_PROBLEMS} more"] if len(wrong) > MAX_PROBLEMS else []
+    raise ConfigError("\n  ".join([f"{name}: {len(wrong)} problems", *problems, *more]))
 
 
 def _problem(found: dict[str, Any], document: Document, name: str) -> str:
@@ -225,10 +224,6 @@ def _problem(found: dict[str, Any], document: Document, name: str) -> str:
     if found["type"] == "missing":
         return f"{place}: {key} is missing; it must be {_allowed(node)}"
     return f"{place}: {key} = {_show(found['input'])}: must be {_allowed(node)}{_hint(found['input'], node)}"
-
-
-def _is_below(path: KeyPath, section: KeyPath) -> bool:
-    return len(path) > len(section) > 0 and path[: len(section)] == section
 
 
 def _upwards(path: KeyPath, places: Mapping[KeyPath, str]) -> Iterator[str]:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+MAX_SIZE = 65536  # channels of a group, as in a learngene file: sizes come from files, too
+
 Bits = npt.NDArray[np.bool_]
 
 
@@ -15,11 +17,11 @@ class ChannelMask:
     """A boolean vector over one channel group; True means *kept*. At least one channel is kept.
 
     Args:
-        size: number of channels in the group, at least 1.
+        size: number of channels in the group, 1..65536.
         kept: indices of the kept channels, each in 0..size-1; order and repetition do not matter.
 
     Raises:
-        ValueError: no channel kept, or an index outside the group.
+        ValueError: no such size, no channel kept, or an index outside the group.
     """
 
     __slots__ = ("_bits", "_hash")
@@ -27,6 +29,8 @@ class ChannelMask:
     _hash: int
 
     def __init__(self, size: int, kept: Iterable[int]) -> None:
+        if not 1 <= size <= MAX_SIZE:
+            raise ValueError(f"a channel group of {size} channels; it has 1..{MAX_SIZE}")
         indices = np.asarray(sorted(set(kept)), dtype=np.int64)
         if indices.size == 0:
             raise ValueError(f"a channel mask keeps at least one of its {size} channels; none given")

@@ -131,7 +131,7 @@ class Lineage(Mapping[str, Life]):
         for number, row in enumerate(rows, start=1):
             try:
                 lineage._replay(row)
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+            except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
                 raise RunError(
                     f"{source}: row {number} cannot follow those before it: {reason}. If it was edited, move it away: "
@@ -250,6 +250,15 @@ def read_rows(path: str | Path) -> list[Row]:
         data = Path(path).read_bytes()
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror}. Is it the lineage.jsonl of a run directory?") from error
+    return parse_rows(data, str(path))
+
+
+def parse_rows(data: bytes, source: str = "lineage") -> list[Row]:
+    """Rows in the bytes of a journal file, a torn last line dropped; `source` names it in errors.
+
+    Raises:
+        RunError: a line before the last is no JSON object; names the line.
+    """
     lines = data.split(b"\n")
     rows = []
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last line end is empty, or torn
@@ -259,7 +268,7 @@ def read_rows(path: str | Path) -> list[Row]:
                 raise ValueError("not a JSON object")
         except (ValueError, RecursionError) as error:
             raise RunError(
-                f"{path}: line {number} is damaged ({error}). Move the file away: the generation folders hold every "
+                f"{source}: line {number} is damaged ({error}). Move the file away: the generation folders hold every "
                 "row, and the next resume rebuilds it."
             ) from error
         rows.append(row)

@@ -1,6 +1,7 @@
 """Files that are whole or absent: temporary name, fsync, rename, fsync of the folder. Standard library only.
 
-Every step announces itself to `fault`, so that a test can stop a writer between any two of them.
+Every step announces itself to `fault`, so that a test can stop a writer between any two of them. Files that may come from
+anyone are opened with `open_regular`.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ import errno
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from gtl.errors import StorageError
 
@@ -170,6 +173,25 @@ def publish_folder(folder: Path, files: Mapping[str, bytes]) -> None:
             if error.errno == errno.ENOTEMPTY:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder)) from error
             raise
+
+
+def open_regular(path: str | os.PathLike[str]) -> tuple[BinaryIO, int]:
+    """Open a regular file for reading; returns the stream and its size. Nothing else is waited for, or read without end.
+
+    What is checked is what was opened: nothing can take the file's place in between.
+
+    Raises:
+        OSError: as the system reports it, or "not a regular file": a folder, a pipe, a device, a socket.
+        ValueError: a NUL in the path.
+    """
+    # O_NONBLOCK: opening a named pipe must not wait for a writer; O_NOCTTY: a terminal must not become ours
+    harmless = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCTTY", "O_BINARY"))
+    descriptor = os.open(path, os.O_RDONLY | harmless)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    return open(descriptor, "rb"), status.st_size
 
 
 def read_bytes(path: Path) -> bytes | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -18,9 +17,10 @@ from typing import Any, NoReturn
 
 import yaml
 
+from gtl import storage
 from gtl.errors import ConfigError
 
-MAX_BYTES = 1 << 20
+MAX_BYTES = 1 << 18  # reading takes up to a microsecond a byte
 MAX_DEPTH = 20
 MAX_NODES = 10_000
 MAX_DIGITS = 100
@@ -63,13 +63,11 @@ def read(path: str | os.PathLike[str]) -> Document:
     """Like `load`, with the place of every key."""
     name = os.fspath(path)
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise ConfigError(f"{name}: not a regular file; give a YAML file")
-        if status.st_size > MAX_BYTES:
-            raise _too_large(name, status.st_size)
-        with open(path, "rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+        stream, size = storage.open_regular(path)
+        with stream:
+            if size > MAX_BYTES:
+                raise _too_large(name, size)
+            raw = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise ConfigError(f"{name}: no such file; check the path") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path

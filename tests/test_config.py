@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,16 @@ def test_all_problems_at_once() -> None:
     assert problems[0].startswith("  c.yaml:3:8: life.steps = -1: must be a whole number, at least 0")
     assert problems[1] == "  c.yaml:3:19: unknown key 'life.nway'; did you mean life.n_way?"
     assert problems[2].startswith("  c.yaml:4:19: fewshot.shots[0] = 0: must be a whole number, at least 1")
+
+
+def test_thousands_of_problems_are_told_at_once_and_not_all() -> None:
+    unknown = "".join(f"stepss{number}: 1\n" for number in range(4900))
+    wrong = f"fewshot: {{shots: [{', '.join(['0'] * 4900)}]}}\n"
+    for text in (unknown, wrong):
+        began = time.process_time()
+        message = refused(SMALLEST + text)
+        assert time.process_time() - began < 1.0
+        assert message.startswith("c.yaml: 4900 problems\n") and message.endswith("\n  and 4800 more")
 
 
 @pytest.mark.parametrize(

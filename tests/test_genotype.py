@@ -68,6 +68,13 @@ def test_impossible_bits_are_refused(bits: object) -> None:
         ChannelMask.from_bits(bits)  # type: ignore[arg-type]
 
 
+def test_sizes_are_bounded_before_anything_is_allocated() -> None:
+    assert ChannelMask(65536, [0]).size == 65536
+    for size in (0, -1, 65537, 10**12):
+        with pytest.raises(ValueError, match=r"it has 1\.\.65536"):
+            ChannelMask(size, [0])
+
+
 def test_a_mask_cannot_be_changed() -> None:
     source = np.array([True, False, True])
     mask = ChannelMask.from_bits(source)

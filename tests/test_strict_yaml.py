@@ -120,7 +120,7 @@ def test_refused_with_file_line_column_and_remedy(text: str, place: str, problem
         ("{" * 20_000, "key must be text"),
         ("- " * 20_000, "nested deeper than 20"),
         ("? " * 20_000, "key must be text"),
-        ("\n".join(" " * i + "a:" for i in range(1000)), "nested deeper than 20"),
+        ("\n".join(" " * i + "a:" for i in range(700)), "nested deeper than 20"),
         ("a: [" + "x," * 100_000 + "]", "more than 10000 entries"),
         ("a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(f"b{i}: &b{i} [{'*a,' * 9}]\n" for i in range(9)), "anchors"),
     ],
@@ -137,6 +137,26 @@ def test_bombs_are_refused_fast(text: str, problem: str) -> None:
         assert tracemalloc.get_traced_memory()[1] < 50e6
     finally:
         tracemalloc.stop()
+
+
+LONGEST = strict_yaml.MAX_BYTES - 100
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: 1\n" + "\n" * LONGEST,
+        "a: " + "x " * (LONGEST // 2),
+        "a:\n" + " x\n" * (LONGEST // 3),
+        'a: "' + "x\n " * (LONGEST // 3) + '"',
+        "a: >\n" + " x\n" * (LONGEST // 3),
+    ],
+    ids=["empty lines", "words", "lines", "quoted lines", "folded"],
+)
+def test_the_longest_texts_are_read_within_a_second(text: str) -> None:
+    began = time.process_time()
+    loads(text, "f.yaml")
+    assert time.process_time() - began < 1.0
 
 
 def test_deep_but_allowed() -> None:
@@ -158,7 +178,7 @@ def test_files(tmp_path: Path) -> None:
         (b"a: 1\nb: \xff", ":2:4", ("0xff", "not UTF-8", "save the file as UTF-8")),
         ("a: 1".encode("utf-16"), ":1:1", ("0xff", "not UTF-8")),
         (b"a: \xed\xa0\x80", ":1:4", ("not UTF-8",)),
-        (b"a: 1\n" * 300_000, ":1:1", ("1500000 bytes", "at most 1048576")),
+        (b"a: 1\n" * 300_000, ":1:1", ("1500000 bytes", "at most 262144")),
     ],
 )
 def test_bad_bytes(tmp_path: Path, content: bytes, place: str, parts: tuple[str, ...]) -> None:
@@ -176,7 +196,7 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
         file.truncate(100 << 20)
     tracemalloc.start()
     try:
-        with pytest.raises(ConfigError, match=r"f\.yaml:1:1: 104857600 bytes.*at most 1048576"):
+        with pytest.raises(ConfigError, match=r"f\.yaml:1:1: 104857600 bytes.*at most 262144"):
             load(path)
         assert tracemalloc.get_traced_memory()[1] < 1e6
     finally:

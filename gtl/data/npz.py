@@ -1,6 +1,7 @@
 """`npz`: the user's own arrays in one file (images, labels, class_names), with a seeded class split.
 
-Headers are read before data, so a file of the wrong kind is refused without loading it, and nothing is ever unpickled.
+Headers are read before data, so a file of the wrong kind is refused without loading it, and nothing is ever unpickled. An
+archive that would grow out of proportion is refused before anything of it is unpacked; nothing is ever extracted to the disk.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gtl import storage
 from gtl.data.arrays import cross_role_duplicates, from_rows
 from gtl.data.images import Role, Splits
 from gtl.data.request import DataRequest, check_names, split_classes
 from gtl.errors import DataError
 
 WANTED = "an .npz file with images uint8 (N, H, H, 3), labels integer (N,) and class_names text (C,)"
+
+MOST_GROWTH = 100  # images compress to a half or a tenth; DEFLATE could make a thousand of one
+ANY_SIZE = 1 << 26  # bytes that a file of any size may unpack to
 
 
 class Labelled(NamedTuple):
@@ -53,11 +58,15 @@ def read(path: Path, source: str) -> Labelled:
             without images, class names that repeat.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            headers = {name: _header(archive, name, path, source) for name in ("images", "labels", "class_names")}
-        _check_headers(headers, path, source)
-        with np.load(path, allow_pickle=False) as file:
-            images, labels, raw_names = file["images"], file["labels"], file["class_names"]
+        stream, size = storage.open_regular(path)  # once: what is checked is what is read
+        with stream:
+            with zipfile.ZipFile(stream) as archive:
+                _check_growth(archive, size, path, source)
+                headers = {name: _header(archive, name, path, source) for name in ("images", "labels", "class_names")}
+            _check_headers(headers, path, source)
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as file:
+                images, labels, raw_names = file["images"], file["labels"], file["class_names"]
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{source}: {path} cannot be read ({error}); it must be {WANTED}") from error
     names = check_names((str(name) for name in raw_names), f"{source}: {path}")
@@ -83,6 +92,19 @@ def warn_of_duplicates(splits: Splits, known: int = 0) -> None:
             "results on one role are not independent of the other",
             stacklevel=2,
         )
+
+
+def _check_growth(archive: zipfile.ZipFile, size: int, path: Path, source: str) -> None:
+    """Raise DataError if an archive of `size` bytes says that it holds far more, or may: before any of it is unpacked."""
+    members = archive.infolist()
+    unpacked = sum(member.file_size for member in members)
+    if unpacked > max(ANY_SIZE, MOST_GROWTH * size):
+        raise DataError(
+            f"{source}: {path} has {size} bytes that unpack to {unpacked}, more than {MOST_GROWTH} times as many; if these "
+            "are your images, save them with np.savez, which does not compress"
+        )
+    if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+        raise DataError(f"{source}: {path} is compressed in a way that numpy does not use; save it with np.savez")
 
 
 def _header(archive: zipfile.ZipFile, name: str, path: Path, source: str) -> tuple[tuple[int, ...], np.dtype]:

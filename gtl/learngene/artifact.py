@@ -32,6 +32,7 @@ MAX_GROUPS = 1024
 KEPT = "kept."  # prefix of the index tensors
 
 _ARCH = re.compile(r"[a-z0-9_]{1,64}")
+_VERSION = re.compile(r"(0|[1-9][0-9]{0,3})\.(0|[1-9][0-9]{0,3})")
 _DOCUMENT, _CHECKSUM = "gtl", "gtl_sha256"
 _KEYS = {"format", "arch", "groups", "shares", "provenance", "evidence", "sha256"}
 
@@ -181,8 +182,7 @@ class Learngene:
         counts, shapes = _declared(header, groups)
         _check_shapes(document["arch"], _layout(document["arch"], groups), counts, shapes)
         payload = container.read_payload(stream, header)
-        if hashlib.sha256(payload).hexdigest() != document["sha256"]:
-            raise LearngeneError("the tensors were changed after saving (sha256 differs); get the file again")
+        _check_hash(payload, document["sha256"])
         tensors = container.as_tensors(header, payload)
         masks = {group: _mask(group, size, tensors[KEPT + group]) for group, size in groups.items()}
         circuit = {name: tensors[name] for name in shapes}
@@ -298,7 +298,7 @@ def _document(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 def _check_format(version: Any) -> bool:
     """Whether the file's minor format is newer than ours: then it may say more than we know, and still be read."""
-    match = re.fullmatch(r"([0-9]{1,4})\.([0-9]{1,4})", version) if isinstance(version, str) else None
+    match = _VERSION.fullmatch(version) if isinstance(version, str) else None
     if match is None:
         raise LearngeneError(f"format {str(version)[:20]!r} is not a version such as '{FORMAT_VERSION}'")
     ours = [int(part) for part in FORMAT_VERSION.split(".")]
@@ -341,6 +341,11 @@ def _declared(header: container.Header, groups: Mapping[str, int]) -> tuple[dict
             raise LearngeneError(f"tensor {name} is {entry.dtype}; format {FORMAT_VERSION} holds F32")
         shapes[name] = entry.shape
     return counts, shapes
+
+
+def _check_hash(payload: bytearray, expected: str) -> None:
+    if hashlib.sha256(payload).hexdigest() != expected:
+        raise LearngeneError("the tensors were changed after saving (sha256 differs); get the file again")
 
 
 def _mask(group: str, size: int, kept: torch.Tensor) -> ChannelMask:

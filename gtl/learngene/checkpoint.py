@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,10 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from gtl import storage
 from gtl.errors import ConfigError
 from gtl.layout import ChannelLayout
+from gtl.learngene.container import MAX_HEADER
 from gtl.models import FAMILIES, ArchSpec, ConvNet, gene_layout, spec_of
 from gtl.surgery import GeneTensors, gather
 
@@ -27,6 +30,7 @@ TORCH_FILES = (".pt", ".pth", ".bin", ".ckpt", ".tar")  # what people call the f
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net")  # keys that training loops put weights under
 MAX_WRAPPERS = 4
 COUNTERS = ".num_batches_tracked"  # of norms: no weights, and not in every file
+MAX_FILE = 1 << 32  # bytes: many times the largest host with its optimiser's states
 # torchvision's vgg11_bn is VGG11 with a bias before every norm: number of its module -> group, and what it is there
 VGG11_BN = {
     number + after: (group, kind)
@@ -168,14 +172,32 @@ def fitting(state: Mapping[str, torch.Tensor], host: ArchSpec, name: str = "the 
 def _read(path: Path, key: str = "") -> tuple[bytes, State]:
     """Bytes of a checkpoint, and the state dict in it."""
     name = f"{key}: {path}" if key else str(path)
+    by_torch = path.suffix.lower() in TORCH_FILES
+    data = _bytes(path, name, key, MAX_FILE if by_torch else MAX_HEADER)
+    return data, _torch_state(data, name) if by_torch else _safetensors_state(data, name)
+
+
+def _bytes(path: Path, name: str, key: str, longest_header: int) -> bytes:
     try:
-        data = path.read_bytes()
+        stream, size = storage.open_regular(path)
+        with stream:
+            if size > MAX_FILE:
+                raise ConfigError(
+                    f"{name} has {size} bytes, more than the limit of {MAX_FILE}; save the weights alone, without the "
+                    "optimiser's states"
+                )
+            start = stream.read(8)
+            header = int.from_bytes(start, "little")
+            if longest_header < header <= size - 8:  # of safetensors; the library would take seconds for it
+                raise ConfigError(
+                    f"{name} has a header of {header} bytes, more than the limit of {longest_header}; is it one network?"
+                )
+            stream.seek(0)
+            return stream.read(size)
     except FileNotFoundError:
         raise ConfigError(f"{f'{key}: ' if key else ''}there is no file {path}") from None
-    except OSError as error:
-        raise ConfigError(f"{name} cannot be read: {error.strerror}") from None
-    is_torch = path.suffix.lower() in TORCH_FILES
-    return data, _torch_state(data, name) if is_torch else _safetensors_state(data, name)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise ConfigError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _safetensors_state(data: bytes, name: str) -> State:
@@ -190,6 +212,7 @@ def _safetensors_state(data: bytes, name: str) -> State:
 
 def _torch_state(data: bytes, name: str) -> State:
     """The tensors of a file that torch.save wrote. Anything in it but tensors and plain containers is refused."""
+    _check_archive(data, name)
     try:
         document = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a file of anyone's makes the reader stumble over
@@ -209,6 +232,23 @@ def _torch_state(data: bytes, name: str) -> State:
             break
         document = inner
     raise ConfigError(f"{name} holds {_what(document)}, not a state dict (looked under {', '.join(WRAPPERS)} too)")
+
+
+def _check_archive(data: bytes, name: str) -> None:
+    """Raise ConfigError if a torch file would grow when it is opened: torch.save compresses nothing, torch.load unpacks it."""
+    if not data.startswith(b"PK\3\4"):
+        return  # torch's older format, or nothing that torch reads
+    again = "Save the weights again: torch.save(network.state_dict(), PATH)"
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
+        raise ConfigError(f"{name} is damaged ({error}). {again}") from None
+    unpacked = sum(member.file_size for member in members)
+    if unpacked > len(data) or any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise ConfigError(
+            f"{name} is compressed, {len(data)} bytes that say they become {unpacked}; torch.save compresses nothing. {again}"
+        )
 
 
 def _what(document: Any) -> str:

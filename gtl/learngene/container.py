@@ -9,9 +9,7 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 import torch
 
+from gtl import storage
 from gtl.errors import LearngeneError
 
 MAX_FILE = 1 << 30
@@ -138,20 +137,16 @@ def open_bounded(path: Path, limit: int) -> tuple[BinaryIO, int]:
     """Open a regular file of at most `limit` bytes; returns the stream and the size.
 
     Raises:
-        LearngeneError: not there, not a regular file (a pipe would block), not readable, or too large.
+        LearngeneError: not there, not a regular file, not readable, or too large.
     """
     try:
-        # O_NONBLOCK: opening a named pipe must not wait for a writer
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        stream, size = storage.open_regular(path)
+    except (OSError, ValueError) as error:
         raise LearngeneError(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
-    status = os.fstat(descriptor)
-    if stat.S_ISREG(status.st_mode) and status.st_size <= limit:
-        return open(descriptor, "rb"), status.st_size
-    os.close(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        raise LearngeneError("is not a regular file")
-    raise LearngeneError(f"has {status.st_size} bytes, more than the limit of {limit}; pass a higher limit to load it")
+    if size > limit:
+        stream.close()
+        raise LearngeneError(f"has {size} bytes, more than the limit of {limit}; pass a higher limit to load it")
+    return stream, size
 
 
 def read_header(stream: BinaryIO, size: int, *, required: str | None = None) -> Header:
@@ -165,29 +160,13 @@ def read_header(stream: BinaryIO, size: int, *, required: str | None = None) -> 
     Raises:
         LearngeneError: a rule of the container is broken; it names the tensor where there is one.
     """
-    prefix = stream.read(8)
-    length = int.from_bytes(prefix, "little")
-    if size < 10 or len(prefix) < 8 or length > min(MAX_HEADER, size - 8):
-        if prefix[:2] == b"PK" or prefix[:1] == b"\x80":
-            raise LearngeneError("looks like a pickle (torch.save); gtl never opens these. Save it as safetensors.")
-        raise LearngeneError(
-            f"not a safetensors file, or cut off: {size} bytes, header length {length} (limit {MAX_HEADER})"
-        )
-    raw = stream.read(length)
-    if len(raw) < length or not raw.startswith(b"{"):
-        raise LearngeneError("not a safetensors file: the header does not start with '{'")
-    try:
-        tree = strict_json(raw.decode("utf-8"))
-    except ValueError as error:
-        raise LearngeneError(f"the header is not acceptable JSON: {error}") from None
-    metadata = tree.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise LearngeneError("the header's __metadata__ must hold strings only")
-    if required is not None and required not in metadata:  # before the tensors' names: this is the better message
-        raise LearngeneError(f"a safetensors file, but not a learngene: its metadata has no {required!r}")
+    text = _header_text(stream, size)
+    tree = _header_tree(text)
+    metadata = _metadata(tree, required)
     if len(tree) > MAX_TENSORS:
         raise LearngeneError(f"{len(tree)} tensors are more than the {MAX_TENSORS} that a file may hold")
-    return Header(metadata, _check_entries(tree, size - 8 - length), size - 8 - length)
+    payload = size - 8 - len(text)
+    return Header(metadata, _check_entries(tree, payload), payload)
 
 
 def read_payload(stream: BinaryIO, header: Header) -> bytearray:
@@ -219,6 +198,39 @@ def as_tensors(header: Header, payload: bytearray) -> dict[str, torch.Tensor]:
 _NAME_RULE = f"a name matches {NAME.pattern}"
 _DTYPE_RULE = f"a dtype is one of {', '.join(DTYPES)}"
 _SHAPE_RULE = f"a shape has at most {MAX_RANK} axes of 1..{MAX_DIM} entries"
+
+
+def _header_text(stream: BinaryIO, size: int) -> bytes:
+    prefix = stream.read(8)
+    length = int.from_bytes(prefix, "little")
+    if size < 10 or len(prefix) < 8 or length > min(MAX_HEADER, size - 8):
+        if prefix[:2] == b"PK" or prefix[:1] == b"\x80":
+            raise LearngeneError("looks like a pickle (torch.save); gtl never opens these. Save it as safetensors.")
+        raise LearngeneError(
+            f"not a safetensors file, or cut off: {size} bytes, header length {length} (limit {MAX_HEADER})"
+        )
+    raw = stream.read(length)
+    if len(raw) < length or not raw.startswith(b"{"):
+        raise LearngeneError("not a safetensors file: the header does not start with '{'")
+    return raw
+
+
+def _header_tree(text: bytes) -> dict[str, Any]:
+    try:
+        tree: dict[str, Any] = strict_json(text.decode("utf-8"))  # an object: the text starts with a brace
+    except ValueError as error:
+        raise LearngeneError(f"the header is not acceptable JSON: {error}") from None
+    return tree
+
+
+def _metadata(tree: dict[str, Any], required: str | None) -> dict[str, str]:
+    """Take the metadata out of the header."""
+    metadata = tree.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise LearngeneError("the header's __metadata__ must hold strings only")
+    if required is not None and required not in metadata:  # before the tensors' names: this is the better message
+        raise LearngeneError(f"a safetensors file, but not a learngene: its metadata has no {required!r}")
+    return metadata
 
 
 def _check_entries(tree: Mapping[str, Any], size: int) -> dict[str, Entry]:

@@ -13,7 +13,7 @@ from gtl import storage
 from gtl.errors import RunError
 from gtl.learngene import container
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+DIGEST = re.compile(r"[0-9a-f]{64}")
 _REMEDY = "Resume the run: it goes back to the last generation that is whole."
 SUFFIX = ".safetensors"
 
@@ -108,7 +108,7 @@ class BlobStore:
         return data
 
     def __contains__(self, digest: object) -> bool:
-        if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
             return False
         return digest in self._memory if self.root is None else self.path(digest).is_file()
 
@@ -118,7 +118,7 @@ class BlobStore:
         Raises:
             RunError: not a sha256 in hex, or a store in memory.
         """
-        if self.root is None or not _DIGEST.fullmatch(digest):
+        if self.root is None or not DIGEST.fullmatch(digest):
             raise RunError(f"{digest[:80]!r} names no blob file: 64 hex digits and a store on disk are needed")
         return self.root / digest[:2] / f"{digest}{SUFFIX}"
 

@@ -24,7 +24,7 @@ from gtl import storage
 from gtl.errors import RunError, StorageError
 from gtl.learngene.container import strict_json
 from gtl.population import journal
-from gtl.population.blobs import BlobStore
+from gtl.population.blobs import DIGEST, BlobStore
 from gtl.population.lock import RunLock, warn
 from gtl.population.manifest import MANIFEST, DamagedError, fingerprint, read_listed, read_manifest, seal
 
@@ -32,8 +32,8 @@ __all__ = ["RUN_FORMAT", "BlobStore", "RunStore"]
 
 RUN_FORMAT = "1.0"
 RUN, CONFIG, LINEAGE, STATE = "run.json", "config.yaml", "lineage.jsonl", "state.json"
+INFO: Mapping[str, type] = {"id": str, "created": str, "versions": dict, "config_hash": str}
 _GENERATION = re.compile(r"gen-([0-9]{6,})")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -108,24 +108,13 @@ class RunStore:
         """
         root = Path(path)
         try:
-            info = strict_json((root / RUN).read_text("utf-8"))
-            major, format_ = str(info["format"]).split(".")[0], info["format"]
-            ours = RUN_FORMAT.split(".", maxsplit=1)[0]
+            data = (root / RUN).read_bytes()
         except OSError as error:
             raise RunError(
                 f"{root} is not a run directory: {RUN} cannot be read ({error.strerror}). Give the folder that "
                 "`gtl evolve` made; if it was killed before it wrote that file, remove the folder and start again."
             ) from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{root / RUN} is damaged ({error}); restore it from a backup or start a new run") from error
-        if major != ours:
-            raise RunError(
-                f"{root} has run format {format_}; this gtl reads {ours}.x. Use the gtl version that made it."
-            )
-        missing = {"id", "created", "versions", "config_hash"} - set(info)
-        if missing:
-            raise RunError(f"{root / RUN} lacks {sorted(missing)}; restore it from a backup or start a new run")
-        return cls(root, info)
+        return cls(root, parse_info(data, root))
 
     def check_config(self, config_hash: str) -> None:
         """Raise RunError unless this run was made with the configuration of that hash."""
@@ -250,7 +239,7 @@ class RunStore:
             raise ValueError(f"keep_last is {keep_last}; at least the newest generation is kept")
         keep = set(referenced)
         for record in self.path.glob("*.json"):  # such as the ancestor's, which belongs to no generation
-            keep.update(_DIGEST.findall((storage.read_bytes(record) or b"").decode("utf-8", "replace")))
+            keep.update(DIGEST.findall((storage.read_bytes(record) or b"").decode("utf-8", "replace")))
         for generation, folder in self._generations()[:keep_last]:
             try:
                 keep.update(self._manifest(generation, folder)["blobs"])
@@ -316,7 +305,10 @@ class RunStore:
         """Manifest and state of a generation that verifies entirely; DamagedError otherwise."""
         manifest = self._manifest(generation, folder)
         read_listed(manifest, folder, LINEAGE)
-        state = json.loads(read_listed(manifest, folder, STATE))
+        try:
+            state = json.loads(read_listed(manifest, folder, STATE))
+        except (ValueError, RecursionError) as error:
+            raise DamagedError(f"{STATE} is no JSON ({error})") from error
         for digest in manifest["blobs"]:
             reason = self.blobs.damage(digest)
             if reason is not None:
@@ -336,6 +328,28 @@ class RunStore:
         if self._lock is None:
             raise RunError(f"{what} on {self.path} without the lock; use `with store.lock():` around it")
         self._lock.check()
+
+
+def parse_info(data: bytes, root: Path) -> dict[str, Any]:
+    """What ``run.json`` says, from its bytes; `root` names the run in errors.
+
+    Raises:
+        RunError: damaged, or of another major format.
+    """
+    try:
+        info = strict_json(data.decode("utf-8"))
+        format_ = info["format"]
+        major, ours = str(format_).split(".", maxsplit=1)[0], RUN_FORMAT.split(".", maxsplit=1)[0]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{root / RUN} is damaged ({error}); restore it from a backup or start a new run") from error
+    if major != ours:
+        raise RunError(
+            f"{root} has run format {str(format_)[:20]}; this gtl reads {ours}.x. Use the gtl version that made it."
+        )
+    lacking = sorted(key for key, kind in INFO.items() if not isinstance(info.get(key), kind))
+    if lacking:
+        raise RunError(f"{root / RUN} lacks {lacking}; restore it from a backup or start a new run")
+    return dict(info)
 
 
 def refuse_used(path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import torch
 from pictures import npz_arrays
 
-from gtl.data import DataRequest, Splits, load
+from gtl.data import DataRequest, Splits, load, npz
 from gtl.errors import DataError
 
 
@@ -106,3 +108,37 @@ def test_files_of_another_kind(tmp_path: Path) -> None:
             load(request)
     with pytest.raises(DataError, match="cannot be read"):
         load(DataRequest("npz", root=str(tmp_path)))
+
+
+def bomb(path: Path, how: int, size: int) -> Path:
+    """An npz that is what it should be, and unpacks to so many bytes of black images."""
+    images = np.zeros((size // 3072, 32, 32, 3), np.uint8)
+    arrays = {"images": images, "labels": np.arange(len(images)) % 2, "class_names": np.array(["a", "b"])}
+    with zipfile.ZipFile(path, "w", how) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array(member, array)
+    return path
+
+
+def test_f33_an_archive_that_grows_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    path = bomb(tmp_path / "bomb.npz", zipfile.ZIP_DEFLATED, 100_000_000)
+    assert path.stat().st_size < 1_000_000
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"unpack to 10\d{7}, more than 100 times as many.*np\.savez"):
+        npz.read(path, "npz")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1e6
+    small = npz.read(bomb(tmp_path / "small.npz", zipfile.ZIP_DEFLATED, 400_000), "npz")
+    assert len(small.images) == 130, "a small file may be as flat as it likes"
+    with pytest.raises(DataError, match="numpy does not use"):
+        npz.read(bomb(tmp_path / "lzma.npz", zipfile.ZIP_LZMA, 400_000), "npz")
+
+
+def test_f33_nothing_is_extracted(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    np.savez(tmp_path / "in" / "own.npz", **npz_arrays(), **{"../../escaped": np.zeros(3)})
+    before = sorted(tmp_path.rglob("*"))
+    load(DataRequest("npz", root=str(tmp_path / "in" / "own.npz")), ("train",))
+    assert sorted(tmp_path.rglob("*")) == before

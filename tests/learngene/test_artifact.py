@@ -244,7 +244,7 @@ def test_full_disk_keeps_the_older_file(tmp_path: Path) -> None:
 # --- genes that do not fit (F34) --------------------------------------------------------------------------------------
 
 
-def test_another_architecture() -> None:
+def test_f34_another_architecture() -> None:
     data = make_gene().to_bytes()
     with pytest.raises(GeneMismatchError, match=r"'alexnet'.*known are vgg11, resnet12"):
         Learngene.from_bytes(resealed(data, lambda d: d.update(arch="alexnet")))
@@ -252,14 +252,14 @@ def test_another_architecture() -> None:
         Learngene.from_bytes(resealed(data, lambda d: d.update(arch="resnet12")))
 
 
-def test_width_too_small() -> None:
+def test_f34_width_too_small() -> None:
     gene = make_gene()
     widest = int(gene.genotype["conv4"].kept[-1])
     with pytest.raises(LearngeneError, match=r"kept\.conv4"):
         Learngene.from_bytes(resealed(gene.to_bytes(), lambda d: d["groups"][3].update(size=max(1, widest))))
 
 
-def test_index_lists() -> None:
+def test_f34_index_lists() -> None:
     gene = make_gene(seed=2)
     group = next(g for g, mask in gene.genotype.items() if 2 < len(mask) < mask.size)
     size, kept = gene.genotype[group].size, gene.genotype[group].kept.tolist()
@@ -281,14 +281,14 @@ def test_index_lists() -> None:
         Learngene.from_bytes(with_tensors(gene, {f"kept.{group}": shorter}))
 
 
-def test_zero_channels() -> None:
+def test_f34_zero_channels() -> None:
     gene = make_gene()
     data = edited(gene.to_bytes(), lambda h: h["kept.conv2"].update(shape=[0], data_offsets=[0, 0]))
     with pytest.raises(LearngeneError, match=r"kept.conv2.*1\.\.65536"):
         Learngene.from_bytes(data)
 
 
-def test_tensors_that_do_not_fit() -> None:
+def test_f34_tensors_that_do_not_fit() -> None:
     gene = make_gene()
     weight = gene.tensors["conv2.conv.weight"]
     cases: list[tuple[dict[str, torch.Tensor | None], str]] = [
@@ -306,7 +306,22 @@ def test_tensors_that_do_not_fit() -> None:
             Learngene.from_bytes(with_tensors(gene, changes))
 
 
-def test_a_gene_in_memory_is_checked_too() -> None:
+def test_f34_what_meets_at_an_addition_keeps_the_same_channels() -> None:
+    """Tied layers have one index list, so they cannot differ in it; nor in how many rows they have."""
+    gene = make_gene("resnet12", seed=3)
+    kept = len(gene.genotype["stage2.out"])
+    for tensor in ("stage2.out.shortcut.weight", "stage2.out.shortcut_norm.bias"):
+        longer = torch.cat([gene.tensors[tensor], gene.tensors[tensor][:1]])
+        with pytest.raises(
+            GeneMismatchError, match=rf"tensor {tensor} has shape .*expected \({kept}.*stage2.out keeps {kept}"
+        ):
+            Learngene.from_bytes(with_tensors(gene, {tensor: longer}))
+    own = torch.arange(kept, dtype=torch.int32)
+    with pytest.raises(LearngeneError, match=r"kept\.stage2\.out\.shortcut is I32"):
+        Learngene.from_bytes(with_tensors(gene, {"kept.stage2.out.shortcut": own}))
+
+
+def test_f34_a_gene_in_memory_is_checked_too() -> None:
     gene = make_gene()
     missing = {name: tensor for name, tensor in gene.tensors.items() if name != "conv2.norm.bias"}
     with pytest.raises(GeneMismatchError, match=r"conv2\.norm\.bias"):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +107,7 @@ class Bomb:
         return Path.touch, (self.path,)
 
 
-def test_code_is_not_run_and_the_remedy_is_told(tmp_path: Path) -> None:
+def test_f30_code_is_not_run_and_the_remedy_is_told(tmp_path: Path) -> None:
     host = spec()
     exploded = tmp_path / "exploded"
     state = dict(network(host).state_dict())
@@ -131,10 +134,42 @@ def test_other_files_are_refused(name: str, content: bytes, says: str, tmp_path:
     assert says in message and message.startswith(f"founders.checkpoint: {tmp_path / name}")
 
 
+def test_f33_archives_that_grow_are_refused(tmp_path: Path) -> None:
+    """torch.save stores what torch.load would also unpack: a bomb, members that share their bytes, a broken archive."""
+    host = spec()
+    path = saved(tmp_path, dict(network(host).state_dict()))
+    with zipfile.ZipFile(path) as archive:
+        members = {member.filename: archive.read(member) for member in archive.infolist()}
+    with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb:
+        for name, content in members.items():
+            bomb.writestr(name, content)
+        bomb.writestr("archive/data/99", bytes(1 << 22))
+    assert "is compressed" in refused(tmp_path / "bomb.pt", host)
+    whole = path.read_bytes()
+    directory = whole.rindex(b"PK\1\2")  # the last member says that it is larger than the file
+    lying = whole[: directory + 20] + struct.pack("<II", 1 << 30, 1 << 30) + whole[directory + 28 :]
+    (tmp_path / "lying.pt").write_bytes(lying)
+    assert "is compressed" in refused(tmp_path / "lying.pt", host)
+    (tmp_path / "broken.pt").write_bytes(whole[:-30])
+    assert "is damaged" in refused(tmp_path / "broken.pt", host)
+
+
+def test_a_header_of_many_tensors_is_refused(tmp_path: Path) -> None:
+    tensors = {f"{'x' * 250}{number}": torch.ones(1) for number in range(4000)}
+    save_file(tensors, tmp_path / "many.safetensors")
+    assert "more than the limit of 1048576" in refused(tmp_path / "many.safetensors", spec())
+
+
+def test_a_file_that_is_too_large(tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_bytes(b"PK")
+    os.truncate(tmp_path / "a.pt", (1 << 32) + 1)
+    assert "more than the limit of 4294967296" in refused(tmp_path / "a.pt", spec())
+
+
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     assert refused(tmp_path / "a.pt", spec(), "founders.checkpoint").startswith("founders.checkpoint: there is no file")
     (tmp_path / "b.pt").mkdir()
-    assert "cannot be read: Is a directory" in refused(tmp_path / "b.pt", spec())
+    assert "cannot be read: not a regular file" in refused(tmp_path / "b.pt", spec())
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_a_descendant_of_any_number_of_classes() -> None:
         assert network(noise(2)).shape == (2, classes)
 
 
-def test_what_is_no_network_is_refused_and_a_refusal_changes_nothing() -> None:
+def test_f34_what_is_no_network_is_refused_and_a_refusal_changes_nothing() -> None:
     for network in (nn.Linear(2, 2), nn.Sequential()):
         before = copied(network)
         with pytest.raises(

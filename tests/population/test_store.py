@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from run_files import KilledError, commit, create, journal, leftovers, rows, tensors
+from test_cli import gtl
 
 from gtl import storage
 from gtl.errors import LearngeneError, RunError, StorageError
@@ -175,12 +176,29 @@ def test_f22_open_refuses_what_is_no_run(tmp_path: Path) -> None:
         (good[:-9], "damaged"),
         ("[]", "damaged"),
         ('{"format": "1.0"}', "lacks"),
+        (good.replace('"versions": {', '"versions": [], "more": {'), r"lacks \['versions'\]"),
+        (good.replace('"1.0"', '{"a": 1}'), "run format"),
     ]:
         (store.path / "run.json").write_text(text)
         with pytest.raises(RunError, match=says):
             RunStore.open(store.path)
     (store.path / "run.json").write_text(good.replace('"1.0"', '"1.9"'))
     RunStore.open(store.path)
+
+
+def test_f22_a_run_of_a_newer_format_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By every command that reads or goes on with a run."""
+    store = create(tmp_path / "run")
+    with store.lock():
+        commit(store, 0)
+    (store.path / "run.json").write_text((store.path / "run.json").read_text().replace('"1.0"', '"2.0"'))
+    before = {path: path.read_bytes() for path in sorted(store.path.rglob("*")) if path.is_file()}
+    for words in (["resume", store.path], ["status", store.path], ["watch", store.path]):
+        assert gtl(monkeypatch, *words) == 2, words
+        assert "run format 2.0; this gtl reads 1.x" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in sorted(store.path.rglob("*")) if path.is_file()} == before
 
 
 def test_f22_another_config_and_other_versions(tmp_path: Path) -> None:

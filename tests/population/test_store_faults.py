@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from run_files import commit, create, journal, leftovers, mounted, rows, tensors
 
 from gtl import storage
 from gtl.errors import RunError, StorageError
+from gtl.population.manifest import fingerprint, read_manifest, seal
 from gtl.population.store import RunStore
 
 
@@ -227,6 +228,43 @@ def test_f19_damage_is_quarantined_and_the_run_goes_on(run: tuple[RunStore, list
         path.write_bytes(b"")
         assert store.latest() == (1, states[1])
     assert len(list((store.path / "quarantine").glob("gen-000002*"))) == 2, "nothing in quarantine is overwritten"
+
+
+FORGED: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "no files": lambda m: m.pop("files"),
+    "files is a list": lambda m: m.update(files=[]),
+    "a file without a hash": lambda m: m["files"].update({"state.json": {"size": 3}}),
+    "blobs is a number": lambda m: m.update(blobs=3),
+    "a blob that is a path": lambda m: m.update(blobs=["../../run.json"]),
+    "a blob that is no text": lambda m: m.update(blobs=[[]]),
+    "no journal": lambda m: m.pop("journal"),
+    "a journal with more to say": lambda m: m["journal"].update(more=1),
+    "a journal of half a byte": lambda m: m["journal"].update(size=0.5),
+    "generation is text": lambda m: m.update(generation="2"),
+    "no config": lambda m: m.pop("config_hash"),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_f19_a_forged_manifest_is_a_step_back(run: tuple[RunStore, list[Any]], name: str) -> None:
+    """Its hash is right, since anyone can compute it; what it says cannot be used."""
+    store, states = run
+    path = store.path / "gen-000002" / "manifest.json"
+    manifest = read_manifest(path.parent)
+    FORGED[name](manifest)
+    path.write_bytes(seal(manifest))
+    assert store.latest() == (1, states[1])
+
+
+def test_f19_a_state_that_is_no_json_is_a_step_back(run: tuple[RunStore, list[Any]]) -> None:
+    store, states = run
+    folder = store.path / "gen-000002"
+    manifest = read_manifest(folder)
+    for content in (b"\xff", b"{", b"[" * 100_000):
+        (folder / "state.json").write_bytes(content)
+        manifest["files"]["state.json"] = fingerprint(content)
+        (folder / "manifest.json").write_bytes(seal(manifest))
+        assert store.latest() == (1, states[1])
 
 
 def test_f19_damage_everywhere(run: tuple[RunStore, list[Any]]) -> None:
