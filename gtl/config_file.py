@@ -175,14 +175,14 @@ def _merged(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
 def _with_overrides(document: Document, overrides: Sequence[str]) -> Document:
     values, places = document.values, dict(document.places)
     for text in overrides:
-        place = f"--set {text!r}"
+        place = f"--set {_brief(text)!r}"
         dotted, equals, right = text.partition("=")
         path = tuple(dotted.strip().split("."))
         if not equals:
             raise ConfigError(f"{place}: write key=value, for example evolution.generations=20")
         node = _schema_at(path)
         if node is None:
-            raise ConfigError(f"{place}: unknown key {dotted!r}{_closest(path)}")
+            raise ConfigError(f"{place}: unknown key {_brief(dotted)!r}{_closest(path)}")
         if "properties" in node:
             raise ConfigError(
                 f"{place}: {dotted} is a section; set its keys one by one: {', '.join(node['properties'])}"
@@ -217,7 +217,7 @@ def _problem(found: dict[str, Any], document: Document, name: str) -> str:
     place = next((where for where in _upwards(path, document.places)), name)
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
     if found["type"] == "extra_forbidden":
-        return f"{place}: unknown key {key!r}{_closest(path)}"
+        return f"{place}: unknown key {_brief(key)!r}{_closest(path)}"
     if found["type"] == "value_error":
         return f"{place}: {found['ctx']['error']}"
     node = _schema_at(path) or {}
@@ -234,7 +234,10 @@ def _upwards(path: KeyPath, places: Mapping[KeyPath, str]) -> Iterator[str]:
 
 
 def _show(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=True)
+    return _brief(json.dumps(value, ensure_ascii=True))
+
+
+def _brief(text: str) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

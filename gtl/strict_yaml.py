@@ -105,7 +105,7 @@ def parse_value(text: str, name: str) -> Any:
     if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, dict | list) for item in value)):
         raise ConfigError(f"{name}: a mapping or a list in a list cannot be given here; set its keys one by one")
     if builder.end < len(text.rstrip()):
-        raise ConfigError(f"{name}: {text[builder.end :].strip()!r} would be cut off; put the value in quotes")
+        raise ConfigError(f"{name}: {text[builder.end :].strip()[:80]!r} would be cut off; put the value in quotes")
     return value
 
 
@@ -240,7 +240,9 @@ class _Builder:
             place = self._place(event.start_mark)
             if key in values:
                 first = self.places[(*path, key)]
-                self._fail(event.start_mark, f"the key {key!r} is given twice, first at {first}", "remove one of them")
+                self._fail(
+                    event.start_mark, f"the key {key[:80]!r} is given twice, first at {first}", "remove one of them"
+                )
             self.places[(*path, key)] = place
             values[key] = self._value(self._next(), (*path, key), depth + 1)
         self.end = _index(event.end_mark)

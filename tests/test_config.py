@@ -187,6 +187,16 @@ def test_all_problems_at_once() -> None:
     assert problems[2].startswith("  c.yaml:4:19: fewshot.shots[0] = 0: must be a whole number, at least 1")
 
 
+@pytest.mark.parametrize("override", ["x" * 5000, "seed=" + "[" * 5000, "seed=1 #" + "x" * 5000, "x" * 5000 + "=1"])
+def test_messages_about_long_texts_are_short(override: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(SMALLEST)
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "c.yaml", [override])
+    assert len(str(caught.value)) < 1000
+    assert len(refused(SMALLEST + "".join(f"{'x' * 900}{number}: 1\n" for number in range(100)))) < 50_000
+    assert len(refused(SMALLEST + f"{'x' * 900}: 1\n{'x' * 900}: 1\n")) < 1000
+
+
 def test_thousands_of_problems_are_told_at_once_and_not_all() -> None:
     unknown = "".join(f"stepss{number}: 1\n" for number in range(4900))
     wrong = f"fewshot: {{shots: [{', '.join(['0'] * 4900)}]}}\n"
