@@ -11,7 +11,8 @@ from typing import Annotated, Any, ParamSpec
 
 import typer
 
-from gtl.errors import StoppedByUserError
+from gtl import storage
+from gtl.errors import StoppedByUserError, StorageError
 
 P = ParamSpec("P")
 
@@ -44,6 +45,18 @@ def print_json(document: Any) -> None:
     """One JSON document on standard output."""
     json.dump(document, sys.stdout, indent=2, allow_nan=False)
     sys.stdout.write("\n")
+
+
+def new_file(path: Path) -> Path:
+    """The path of a file to be written, before the work for it begins.
+
+    Raises:
+        StorageError: it exists already, or cannot be the name of a file.
+    """
+    storage.temporary_name(path)
+    if path.exists():
+        raise StorageError(f"{path} exists already; give another path, or remove it first")
+    return path
 
 
 def say(text: str) -> None:

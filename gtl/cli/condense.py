@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from gtl.cli.common import JsonFlag, Overrides, print_json, say
+from gtl.cli.common import JsonFlag, Overrides, new_file, print_json, say
 
 
 def condense(
@@ -40,8 +40,7 @@ def condense(
     check_choices(method, allocation)
     if out.suffix != ".safetensors":
         raise StorageError(f"{out} is not the name of a learngene file; give one that ends in .safetensors")
-    if out.exists():
-        raise StorageError(f"{out} exists already; give another path, or remove it first")
+    new_file(out)
     storage.preflight(out.parent)
     settled = load_config(config, set_ or ())
     if budget is not None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gtl.cli.common import DataRoot, JsonFlag, print_json, say
+from gtl.cli.common import DataRoot, JsonFlag, new_file, print_json, say
 from gtl.cli.gene import RUN, GenePath, load_gene, root_of_run
 
 
@@ -67,8 +67,7 @@ def descend(
     if out.suffix != ".safetensors":
         raise StorageError(f"{out} is not the name of a state dict; give one that ends in .safetensors")
     for path in (out, beside):
-        if path.exists():
-            raise StorageError(f"{path} exists already; give another path, or remove it first")
+        new_file(path)
     chosen = next((known for known in ROLES if known == role), None)
     if chosen is None:
         raise ConfigError(f"there is no role {role!r}; choose one of {', '.join(ROLES)}")

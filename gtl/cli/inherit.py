@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from gtl.cli.common import JsonFlag, print_json
+from gtl.cli.common import JsonFlag, new_file, print_json
 from gtl.cli.gene import load_gene
 
 if TYPE_CHECKING:
@@ -66,8 +66,7 @@ def inherit(
 
     What a learngene starts loads with torch and safetensors alone; an InherNet with gtl.transfer.load_inhernet.
     """
-    from gtl import storage
-    from gtl.errors import ConfigError, StorageError
+    from gtl.errors import ConfigError
 
     own = {"rank": rank, "energy": energy, "budget": budget, "experts": experts, "deviation": deviation}
     options: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
@@ -80,9 +79,7 @@ def inherit(
         raise ConfigError(
             f"--{given[0].replace('_', '-')} belongs to --method inhernet; leave it out, or give that method"
         )
-    if out.exists():
-        raise StorageError(f"{out} exists already; give another path, or remove it first")
-    storage.temporary_name(out)  # an empty name is refused now
+    new_file(out)
     network = {"name": arch, "classes": classes, "width": width, "family": family, "seed": seed}
     if method == "inhernet":
         low_rank = _low_rank(source, out, network, options, activation_images)
