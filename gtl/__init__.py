@@ -17,10 +17,28 @@ if TYPE_CHECKING:
     from gtl import models
     from gtl.engine import Result, evolve, resume
     from gtl.learngene.artifact import Learngene
+    from gtl.learngene.diff import diff
     from gtl.learngene.inherit import InheritReport, inherit
+    from gtl.learngene.inspection import inspect
+    from gtl.learngene.merging import merge
+    from gtl.learngene.shrinking import shrink
     from gtl.measurement import measure
 
-__all__ = ["InheritReport", "Learngene", "Result", "__version__", "evolve", "inherit", "measure", "models", "resume"]
+__all__ = [
+    "InheritReport",
+    "Learngene",
+    "Result",
+    "__version__",
+    "diff",
+    "evolve",
+    "inherit",
+    "inspect",
+    "measure",
+    "merge",
+    "models",
+    "resume",
+    "shrink",
+]
 
 # Names are looked up when first used, so that `import gtl` (and every value module) needs no torch.
 _WHERE = {
@@ -31,6 +49,10 @@ _WHERE = {
     "inherit": "gtl.learngene.inherit",
     "InheritReport": "gtl.learngene.inherit",
     "measure": "gtl.measurement",
+    "inspect": "gtl.learngene.inspection",
+    "diff": "gtl.learngene.diff",
+    "merge": "gtl.learngene.merging",
+    "shrink": "gtl.learngene.shrinking",
 }
 
 

@@ -1,4 +1,4 @@
-"""The commands of the README and of docs/condense.md, typed as written, in a folder of their own (F42)."""
+"""The commands of the README, of docs/condense.md and of docs/genes.md, typed as written, in a folder of their own (F42)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = {"README.md": "descendant.safetensors", "docs/condense.md": "gene.safetensors"}  # and what is there in the end
+PAGES = {  # and what is there in the end
+    "README.md": "descendant.safetensors",
+    "docs/condense.md": "gene.safetensors",
+    "docs/genes.md": "small.safetensors",
+}
 
 
 def blocks(page: str) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from gtl.cli import bench, condense, config, data, demo, doctor, gene, launch, runs, watch
+from gtl.cli import algebra, bench, condense, config, data, demo, doctor, gene, inspection, launch, runs, watch
 from gtl.cli.common import interruptible
 from gtl.errors import GtlError
 
@@ -17,7 +17,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (runs, watch, gene, condense, demo, bench, doctor):
+for module in (runs, watch, inspection, gene, algebra, condense, demo, bench, doctor):
     for command in module.COMMANDS:
         app.command()(interruptible(command))
 app.add_typer(data.app, name="data", help="Data sources: list them, look at one.")
