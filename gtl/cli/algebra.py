@@ -51,7 +51,7 @@ def shrink(
     out: Out,
     method: Annotated[
         str, typer.Option(help="Which channels: l1, bn, random; taylor and activation look at --images.")
-    ] = "l1",
+    ] = "bn",
     allocation: Annotated[str, typer.Option(help="How many of each group: greedy, proportional.")] = "greedy",
     images: Images = "",
     seed: Seed = 0,

@@ -31,7 +31,7 @@ def shrink(
     gene: Learngene,
     budget: float,
     *,
-    method: str = "l1",
+    method: str = "bn",
     allocation: str = "greedy",
     images: ImageSet | None = None,
     compute: Compute = HERE,
@@ -44,9 +44,9 @@ def shrink(
         budget: largest share of the ancestor's convolution parameters that the circuit may hold, above 0, up to 1.
         method: the score of channels within a group, one of METHODS (`gtl.learngene.oneshot.channel_scores`), taken on the
             gene's own circuit.
-        allocation: how many of each group: ``greedy`` removes one channel after the other, each time the one with the
-            least score a parameter that goes with it, scores being relative to their group's mean; ``proportional`` keeps
-            the same share of every group's channels.
+        allocation: how many of each group: ``greedy`` removes one channel after the other, each time the one that takes
+            the least share of its group's remaining score with it for every parameter that it frees; ``proportional``
+            keeps the same share of every group's channels.
         images: of train classes, to estimate the norms' statistics on, and for the scores that look at images; None: the
             statistics stay as they were.
         compute: where to compute.
@@ -118,28 +118,22 @@ def _parameters_within(budget: float, layout: ChannelLayout) -> int:
 
 
 def _greedy(scores: Scores, layout: ChannelLayout, most: int) -> dict[str, int]:
-    """Channels per group when those of least worth a parameter are gone, one by one.
+    """Channels per group when one after the other is gone, each time the one that takes least with it a parameter.
 
-    What a channel costs is what the circuit loses with it now: its own kernels, and what the next groups read of it.
+    What a channel takes is its share of the score that its group still has: so the product of the groups' scores stays
+    large, and no group runs dry. What it costs, its own kernels and what the next groups read of it, is counted in the
+    whole gene: counted anew each time, a group that shrinks would make its neighbours cheap, and they would stay whole
+    while it empties.
     """
-    worth = {group: np.sort(_relative(found)) for group, found in scores.items()}
-    counts = dict(layout.groups)
-    size = layout.circuit_parameters(counts)
-    while size > most:
-        best, least, smaller = "", np.inf, 0
-        for group, count in counts.items():
-            if count == 1:
-                continue
-            without = layout.circuit_parameters({**counts, group: count - 1})
-            price = worth[group][len(worth[group]) - count] / (size - without)
-            if not best or price < least:
-                best, least, smaller = group, price, without
-        counts[best] -= 1
-        size = smaller
+    counts, prices = dict(layout.groups), []
+    for group, found in scores.items():
+        cost = layout.parameters - layout.circuit_parameters({**counts, group: counts[group] - 1})
+        rising = np.sort(found)
+        rest = np.cumsum(rising[::-1])[::-1]
+        shares = np.divide(rising, rest, out=np.zeros_like(rising), where=rest > 0)
+        prices += [(share / cost, group) for share in shares[:-1].tolist()]  # shares rise, and the last channel stays
+    for _, group in sorted(prices, key=lambda price: price[0]):
+        if layout.circuit_parameters(counts) <= most:
+            break
+        counts[group] -= 1
     return counts
-
-
-def _relative(scores: np.ndarray) -> np.ndarray:
-    """Scores relative to their mean, since groups have scales of their own."""
-    mean = float(scores.mean())
-    return scores / mean if mean > 0 else scores

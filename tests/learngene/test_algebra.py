@@ -268,14 +268,22 @@ def test_the_least_important_channels_go_first() -> None:
             network.get_parameter(f"{group}.conv.weight").copy_(WORTH[:, None, None, None])
     whole = gene_of(network, Genotype.full(network.widths))
     layout = network.layout
-    first = shrink(whole, 1 - 1e-9).genotype.counts
+    first = shrink(whole, 1 - 1e-9, method="l1").genotype.counts
     (group,) = [g for g, count in first.items() if count == 3]
     costs = {g: layout.parameters - layout.circuit_parameters({**layout.groups, g: 3}) for g in layout.groups}
     assert costs[group] == max(costs.values()), "all channels are worth the same, so the dearest goes first"
     for allocation in ALLOCATIONS:
-        small = shrink(whole, 0.3, allocation=allocation)
+        small = shrink(whole, 0.3, method="l1", allocation=allocation)
         for mask in small.genotype.values():
             assert mask.kept.tolist() == sorted([2, 0, 3, 1][: len(mask)])
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_no_group_runs_dry_while_others_are_whole(arch: str) -> None:
+    """By score and cost alone the dearest group would lose all its channels but one."""
+    network = build(spec(arch, 12), 0)
+    counts = shrink(gene_of(network, Genotype.full(network.widths)), 0.2, method="bn").genotype.counts
+    assert min(counts.values()) >= 3
 
 
 @pytest.mark.parametrize("method", METHODS)
