@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING, Any
 from gtl.version import __version__
 
 if TYPE_CHECKING:
-    from gtl import models
+    from gtl import models, transfer
     from gtl.descending import DescendResult, descend
     from gtl.engine import Result, evolve, resume
     from gtl.learngene.artifact import Learngene
+    from gtl.learngene.diff import diff
     from gtl.learngene.inherit import InheritReport, inherit
+    from gtl.learngene.inspection import inspect
+    from gtl.learngene.merging import merge
+    from gtl.learngene.shrinking import shrink
     from gtl.measurement import measure
 
 __all__ = [
@@ -28,11 +32,15 @@ __all__ = [
     "Result",
     "__version__",
     "descend",
+    "diff",
     "evolve",
     "inherit",
+    "inspect",
     "measure",
+    "merge",
     "models",
     "resume",
+    "shrink",
     "transfer",
 ]
 
@@ -47,6 +55,10 @@ _WHERE = {
     "measure": "gtl.measurement",
     "descend": "gtl.descending",
     "DescendResult": "gtl.descending",
+    "inspect": "gtl.learngene.inspection",
+    "diff": "gtl.learngene.diff",
+    "merge": "gtl.learngene.merging",
+    "shrink": "gtl.learngene.shrinking",
 }
 
 

@@ -140,11 +140,42 @@ class Genotype(Mapping[str, ChannelMask]):
 
     def overlap(self, other: Genotype) -> float:
         """Jaccard overlap over the channels of all groups: 1 for equal genotypes, 0 for disjoint ones."""
-        if self.sizes != other.sizes:
-            raise ValueError(f"genotypes of different networks: {self.sizes} and {other.sizes}")
+        self._check_same_network(other)
         both = sum(int((mask.bits & other[group].bits).sum()) for group, mask in self.items())
         either = sum(int((mask.bits | other[group].bits).sum()) for group, mask in self.items())
         return both / either
+
+    def union(self, other: Genotype) -> Genotype:
+        """The channels that either of two genotypes of one network keeps."""
+        self._check_same_network(other)
+        return Genotype({group: ChannelMask.from_bits(mask.bits | other[group].bits) for group, mask in self.items()})
+
+    def intersection(self, other: Genotype) -> Genotype:
+        """The channels that two genotypes of one network both keep.
+
+        Raises:
+            ValueError: they share no channel of some group; names the groups.
+        """
+        self._check_same_network(other)
+        apart = [group for group, mask in self.items() if not (mask.bits & other[group].bits).any()]
+        if apart:
+            raise ValueError(f"the genotypes share no channel of {', '.join(apart)}")
+        return Genotype({group: ChannelMask.from_bits(mask.bits & other[group].bits) for group, mask in self.items()})
+
+    def within(self, outer: Genotype) -> Genotype:
+        """The same channels, numbered by their places among those that `outer` keeps: as in its gathered circuit.
+
+        Raises:
+            ValueError: `outer` does not keep all of them.
+        """
+        self._check_same_network(outer)
+        if any((mask.bits & ~outer[group].bits).any() for group, mask in self.items()):
+            raise ValueError(f"{self} has channels that {outer} does not keep")
+        return Genotype({group: ChannelMask.from_bits(mask.bits[outer[group].kept]) for group, mask in self.items()})
+
+    def _check_same_network(self, other: Genotype) -> None:
+        if self.sizes != other.sizes:
+            raise ValueError(f"genotypes of different networks: {self.sizes} and {other.sizes}")
 
     def to_json(self) -> dict[str, dict[str, Any]]:
         """Plain form: ``{group: {"size": n, "kept": [indices]}}``."""

@@ -342,10 +342,22 @@ def _extract(child: Newborn, world: World) -> GeneTensors:
 
 
 def norm_fitted(tensors: GeneTensors, genotype: Genotype, world: World, seed: int) -> GeneTensors:
-    """The gene with its norms' statistics estimated on the thin network, over train images drawn with `seed`."""
-    thin = thin_network(world.host.arch, genotype, tensors)
-    rows = rng(seed, "norm images").permutation(len(world.train.labels))[:NORM_IMAGES]
-    reestimate_norms(thin, world.train.images[torch.from_numpy(rows)], world.compute)
+    """`fit_norms` of a host's gene, over train images."""
+    return fit_norms(world.host.arch, tensors, genotype, world.train, world.compute, seed)
+
+
+def fit_norms(
+    arch: str, tensors: Mapping[str, torch.Tensor], genotype: Genotype, images: ImageSet, compute: Compute, seed: int
+) -> GeneTensors:
+    """The gene with its norms' statistics estimated on the thin network, over images drawn with `seed`.
+
+    Raises:
+        NovelClassesError: `images` are of novel classes.
+    """
+    refuse_novel(images, "the estimation of norms")
+    thin = thin_network(arch, genotype, tensors)
+    rows = rng(seed, "norm images").permutation(len(images.labels))[:NORM_IMAGES]
+    reestimate_norms(thin, images.images[torch.from_numpy(rows)], compute)
     thin.to("cpu")
     return gather(thin.state_dict(), thin.layout, Genotype.full(thin.widths))
 

@@ -5,13 +5,14 @@ Pure functions on state dicts, driven by a ChannelLayout. Nothing else in gtl cu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 
 import numpy as np
 import torch
 
 from gtl.errors import GeneMismatchError
-from gtl.genotype import Bits, ChannelMask, Genotype
+from gtl.genotype import Genotype
 from gtl.layout import ChannelLayout
 
 GeneTensors = dict[str, torch.Tensor]
@@ -127,12 +128,55 @@ def combine(parents: list[tuple[Genotype, GeneTensors]], layout: ChannelLayout) 
     if all(genotype == first for genotype, _ in parents):
         count = len(parents)
         return first, {name: torch.stack([gene[name] for _, gene in parents]).sum(0) / count for name in tensors}
-    union = Genotype({group: ChannelMask.from_bits(_union_bits(parents, group)) for group in first})
+    union = reduce(Genotype.union, (genotype for genotype, _ in parents))
     full = {name: tensors[name].new_zeros(layout.shapes[name]) for name in layout.inherited}
     for genotype, gene in reversed(parents):  # earlier parents overwrite later ones
         for name in layout.inherited:
             _write_block(full[name], kept_indices(layout, genotype, name), gene[name])
     return union, gather(full, layout, union)
+
+
+def average(
+    parents: Sequence[tuple[Genotype, Mapping[str, torch.Tensor]]],
+    kept: Genotype,
+    layout_of: Callable[[Mapping[str, int]], ChannelLayout],
+) -> GeneTensors:
+    """The circuit of `kept`, every connection the mean of those parents' that have it, and zero where none has it.
+
+    Means are taken in double precision: two parents may come in either order, and equal ones give themselves.
+
+    Args:
+        parents: genotypes of one network and their tensors, as `gather` returns them.
+        kept: the result's channels; each parent has some of every group.
+        layout_of: the family's layout at given widths. Nothing is laid out at the ancestor's width.
+    """
+    frame = layout_of(kept.counts)
+    sums = {name: torch.zeros(frame.shapes[name], dtype=torch.float64) for name in frame.inherited}
+    counts = {name: torch.zeros(frame.shapes[name], dtype=torch.float64) for name in frame.inherited}
+    for genotype, gene in parents:
+        common = genotype.intersection(kept)
+        part = gather(gene, layout_of(genotype.counts), common.within(genotype))
+        for name, tensor in part.items():
+            own, _ = gene_region(frame, common.within(kept), name)
+            sums[name][own] += tensor.double().flatten()
+            counts[name][own] += 1
+    return {name: (sums[name] / counts[name].clamp_min(1)).to(parents[0][1][name].dtype) for name in frame.inherited}
+
+
+def shared_part(
+    gene: Mapping[str, torch.Tensor], layout: ChannelLayout, genotype: Genotype, other: Genotype, tensor: str
+) -> torch.Tensor:
+    """What a gene's `tensor` has on the channels that another genotype of the network keeps, too; perhaps empty.
+
+    Args:
+        gene: tensors of `genotype`.
+        layout: of the family, at any widths.
+    """
+    part = gene[tensor]
+    for axis, (group, stride) in layout.axes[tensor].items():
+        mine = torch.from_numpy(np.flatnonzero(other[group].bits[genotype[group].kept]))
+        part = part.index_select(axis, axis_index(mine, stride))
+    return part
 
 
 def check_fits(genotype: Genotype, layout: ChannelLayout) -> None:
@@ -149,10 +193,6 @@ def check_fits(genotype: Genotype, layout: ChannelLayout) -> None:
                 f"group {group}: the gene keeps channel {highest} of an ancestor of {chosen.size} channels, the network "
                 f"has {layout.groups[group]}. Use a network of at least {highest + 1} channels there."
             )
-
-
-def _union_bits(parents: list[tuple[Genotype, GeneTensors]], group: str) -> Bits:
-    return np.logical_or.reduce([genotype[group].bits for genotype, _ in parents])
 
 
 def _write_block(target: torch.Tensor, index: dict[int, torch.Tensor], block: torch.Tensor) -> None:

@@ -161,3 +161,39 @@ def test_genotype_overlap_by_hand() -> None:
     assert one.overlap(other) == other.overlap(one) == 2 / 4  # a: 1 of 3, b: 1 of 1
     with pytest.raises(ValueError, match="different networks"):
         one.overlap(Genotype({"a": ChannelMask(4, [0])}))
+
+
+@given(genotypes(), st.data())
+def test_unions_and_intersections_are_those_of_sets(genotype: Genotype, data: st.DataObject) -> None:
+    other = Genotype({g: ChannelMask.from_bits(data.draw(vectors_of(mask.size))) for g, mask in genotype.items()})
+    sets = {group: (set(mask.kept.tolist()), set(other[group].kept.tolist())) for group, mask in genotype.items()}
+    both = genotype.union(other)
+    assert {group: set(mask.kept.tolist()) for group, mask in both.items()} == {g: a | b for g, (a, b) in sets.items()}
+    assert both == other.union(genotype) and both.sizes == genotype.sizes and genotype.union(genotype) == genotype
+    apart = [group for group, (a, b) in sets.items() if not a & b]
+    if apart:
+        with pytest.raises(ValueError, match=f"share no channel of {', '.join(apart)}"):
+            genotype.intersection(other)
+    else:
+        common = genotype.intersection(other)
+        assert {g: set(m.kept.tolist()) for g, m in common.items()} == {g: a & b for g, (a, b) in sets.items()}
+        assert common == other.intersection(genotype)
+        place = common.within(genotype)
+        assert place.sizes == genotype.counts
+        for group, mask in genotype.items():
+            assert mask.kept[place[group].kept].tolist() == common[group].kept.tolist()
+
+
+def vectors_of(size: int) -> st.SearchStrategy[list[bool]]:
+    return st.lists(st.booleans(), min_size=size, max_size=size).filter(any)
+
+
+def test_within_refuses_what_is_not_there_and_sets_other_networks() -> None:
+    small, large = Genotype({"a": ChannelMask(4, [1])}), Genotype({"a": ChannelMask(4, [0, 1])})
+    assert small.within(large) == Genotype({"a": ChannelMask(2, [1])})
+    with pytest.raises(ValueError, match="does not keep"):
+        large.within(small)
+    wider = Genotype({"a": ChannelMask(5, [1])})
+    for combine in (small.union, small.intersection, small.within):
+        with pytest.raises(ValueError, match="different networks"):
+            combine(wider)

@@ -16,6 +16,7 @@ PAGES = {  # and what is there in the end
     "README.md": "descendant.safetensors",
     "docs/condense.md": "gene.safetensors",
     "docs/transfer.md": "child.safetensors",
+    "docs/genes.md": "small.safetensors",
 }
 
 

@@ -6,7 +6,23 @@ import sys
 
 import typer
 
-from gtl.cli import bench, condense, config, data, demo, descend, doctor, gene, inherit, launch, runs, share, watch
+from gtl.cli import (
+    algebra,
+    bench,
+    condense,
+    config,
+    data,
+    demo,
+    descend,
+    doctor,
+    gene,
+    inherit,
+    inspection,
+    launch,
+    runs,
+    share,
+    watch,
+)
 from gtl.cli.common import interruptible
 from gtl.errors import GtlError
 
@@ -17,7 +33,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (runs, watch, gene, inherit, descend, condense, share, demo, bench, doctor):
+for module in (runs, watch, inspection, gene, inherit, descend, condense, algebra, share, demo, bench, doctor):
     for command in module.COMMANDS:
         app.command()(interruptible(command))
 app.add_typer(data.app, name="data", help="Data sources: list them, look at one.")

@@ -25,6 +25,15 @@ DataRoot = Annotated[
     typer.Option("--data-root", help="Where the data that the gene was evolved on lies, if it has a place."),
 ]
 
+Images = Annotated[
+    str,
+    typer.Option(
+        "--images",
+        metavar="SOURCE",
+        help="Images to look at, NAME or NAME:PATH as in `gtl data list`; never of novel classes.",
+    ),
+]
+
 
 def interruptible(command: Callable[P, None]) -> Callable[P, None]:
     """The command, with Ctrl-C ending in a sentence and exit code 130 instead of typer's bare exit."""
@@ -57,6 +66,21 @@ def new_file(path: Path) -> Path:
     if path.exists():
         raise StorageError(f"{path} exists already; give another path, or remove it first")
     return path
+
+
+def check_new(path: Path, suffix: str, what: str) -> None:
+    """Raise StorageError unless `path` has the suffix of `what` and nothing is there."""
+    if path.suffix != suffix:
+        raise StorageError(f"{path} is not the name of {what}; give one that ends in {suffix}")
+    new_file(path)
+
+
+def compute_here() -> Any:
+    """Where to compute on this machine: a GPU if there is one; float32, so that it matters little which."""
+    from gtl.config import ComputeSection
+    from gtl.training import pick_compute
+
+    return pick_compute(ComputeSection(precision="float32"))
 
 
 def say(text: str) -> None:

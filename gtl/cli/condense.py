@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from gtl.cli.common import JsonFlag, Overrides, new_file, print_json, say
+from gtl.cli.common import JsonFlag, Overrides, check_new, print_json, say
 
 
 def condense(
@@ -31,16 +31,13 @@ def condense(
     """Cut a learngene out of a trained network, without evolution: one file, as of a run."""
     from gtl import storage
     from gtl.config_file import changed_config, load_config
-    from gtl.errors import StorageError
     from gtl.learngene.checkpoint import read_checkpoint
     from gtl.learngene.condense import check_choices
     from gtl.learngene.condense import condense as condense_
     from gtl.world import make_world
 
     check_choices(method, allocation)
-    if out.suffix != ".safetensors":
-        raise StorageError(f"{out} is not the name of a learngene file; give one that ends in .safetensors")
-    new_file(out)
+    check_new(out, ".safetensors", "a learngene file")
     storage.preflight(out.parent)
     settled = load_config(config, set_ or ())
     if budget is not None:

@@ -1,4 +1,4 @@
-"""gtl inspect, fewshot, compare: learngenes."""
+"""gtl fewshot, compare: what a learngene is worth."""
 
 from __future__ import annotations
 
@@ -9,47 +9,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from gtl.cli.common import DataRoot, JsonFlag, Overrides, print_json, say
 
 GenePath = Annotated[Path, typer.Argument(help="Learngene file, or the directory of a finished run.")]
-
-
-def inspect(learngene: GenePath, json_: JsonFlag = False) -> None:
-    """Look into a learngene: kept channels per group, size counted both ways, provenance, evidence."""
-    from gtl.report.table import render_starts
-
-    gene = load_gene(learngene)
-    if json_:
-        print_json(
-            {
-                "arch": gene.arch,
-                "digest": gene.digest,
-                "genotype": gene.genotype.to_json(),
-                "shares": dict(gene.shares),
-                "provenance": dict(gene.provenance),
-                "evidence": [dict(row) for row in gene.evidence],
-            }
-        )
-        return
-    table = Table(title=f"{gene.arch} learngene {gene.digest[:12]}")
-    for column in ("group", "kept", "of", "share", ""):
-        table.add_column(column, justify="right" if column in ("kept", "of", "share") else "left")
-    for group, mask in gene.genotype.items():
-        share = len(mask) / mask.size
-        table.add_row(group, str(len(mask)), str(mask.size), f"{share:.0%}", "#" * round(40 * share))
-    console = Console()
-    console.print(table)
-    shares, provenance = gene.shares, gene.provenance
-    console.print(
-        f"size: {shares['circuit_parameters']:,} of {shares['network_parameters']:,} convolution parameters: "
-        f"{shares['circuit']:.1%} as a circuit, {shares['kernels']:.1%} if whole kernels are counted"
-    )
-    if "data" in provenance:
-        console.print(f"made: {_made(provenance)}")
-    for row in gene.evidence:
-        console.print(render_starts(row) if {"descendants", "data", "starts"} <= row.keys() else f"evidence: {row}")
 
 
 LearngeneData = Annotated[
@@ -215,7 +178,7 @@ def _measure(
 
 RUN = "run.json"  # what makes a folder a run
 
-COMMANDS: tuple[Callable[..., None], ...] = (inspect, fewshot, compare)
+COMMANDS: tuple[Callable[..., None], ...] = (fewshot, compare)
 
 
 def load_gene(path: Path) -> Any:
@@ -233,22 +196,6 @@ def load_gene(path: Path) -> Any:
             raise LearngeneError(f"{path} holds no {LEARNGENE}: the run is not finished. Go on with: gtl resume {path}")
         path = path / LEARNGENE
     return Learngene.load(path)
-
-
-def _made(provenance: Mapping[str, Any]) -> str:
-    """How a gene was made, in one sentence."""
-    cut, images, source = provenance.get("cut"), provenance["images"]["total"], provenance["data"]["source"]
-    how = f"{provenance.get('generations')} generations on {source}"
-    if cut is not None:
-        how = (
-            f"sha256 {provenance['checkpoint']['sha256'][:12]}, channels by {cut['channels']}, {cut['allocation']} "
-            f"allocation, norms and critic on {source}"
-        )
-    return (
-        f"{provenance['method']}, {how}, seed {provenance['seed']}, "
-        f"{'training images unknown' if images is None else f'{images:,} training images'}, "
-        f"fitness {provenance['winner']['fitness']:.3f} on validation classes ({provenance['critic']['kind']} critic)"
-    )
 
 
 def _split(text: str, option: str) -> list[str]:

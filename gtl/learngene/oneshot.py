@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from gtl.critic import CriticTask, Gene, criticise, draw_tasks, ridge_head
 from gtl.data.augment import to_input
+from gtl.data.images import ImageSet
 from gtl.evolution.founding import EVEN, even_channels, top_channels
 from gtl.genotype import Genotype
 from gtl.layout import ChannelLayout
@@ -23,7 +24,7 @@ from gtl.models import ConvNet
 from gtl.phenotype import thin_network
 from gtl.seeds import derive, rng
 from gtl.surgery import GeneTensors, gather
-from gtl.training import place
+from gtl.training import Compute, place
 
 BY_STATE = ("l1", "bn", "random")  # scores that look at the state dict alone
 BY_IMAGES = ("taylor", "activation")  # scores that look at train images too
@@ -33,6 +34,37 @@ SCORE_BATCH = 128
 
 Scores = dict[str, npt.NDArray[np.float64]]
 Pick = Callable[[Mapping[str, int]], Genotype]
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What scores of BY_IMAGES look at.
+
+    Attributes:
+        images: of train classes.
+        compute: where to look at them.
+        ridge: regulariser of the head that gives ``taylor`` its loss, as `ridge_head` has it.
+    """
+
+    images: ImageSet
+    compute: Compute
+    ridge: float
+
+    @classmethod
+    def of(cls, world: World) -> Sight:
+        """The run's train images."""
+        return cls(world.train, world.compute, world.config.critic.ridge)
+
+    def rows(self, seed: int, purpose: str) -> torch.Tensor:
+        """Which images are looked at: at most SCORE_IMAGES, drawn with `seed`."""
+        return torch.from_numpy(rng(seed, purpose).permutation(len(self.images.labels))[:SCORE_IMAGES])
+
+    def batches(self, rows: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Inputs and labels of these images, as they are, where they are looked at; float32 whatever lives compute in."""
+        device = self.compute.device
+        for part in torch.split(rows, SCORE_BATCH):
+            pixels = self.images.images[part].to(device)
+            yield to_input(pixels, self.compute.memory_format), self.images.labels[part].to(device)
 
 
 def channel_scores(
@@ -55,10 +87,7 @@ def channel_scores(
         if world is None:
             raise ValueError(f"the channel score {method!r} looks at train images; give a world")
         network = thin_network(world.host.arch, layout.full(), gather(state, layout, layout.full()))
-        network.requires_grad_(False)
-        place(network, world.compute)
-        rows = torch.from_numpy(rng(seed, "score images").permutation(len(world.train.labels))[:SCORE_IMAGES])
-        return (_taylor if method == "taylor" else _activation)(network, world, rows)
+        return image_scores(network, method, Sight.of(world), seed)
     scores: Scores = {}
     draw = rng(seed, "channel scores", method)
     for group, width in layout.groups.items():
@@ -78,21 +107,28 @@ def channel_scores(
     return scores
 
 
+def image_scores(network: ConvNet, method: str, sight: Sight, seed: int = 0) -> Scores:
+    """`channel_scores` of a network by one of BY_IMAGES. Its parameters are frozen, and it moves to where is computed."""
+    network.requires_grad_(False)
+    place(network, sight.compute)
+    return (_taylor if method == "taylor" else _activation)(network, sight, sight.rows(seed, "score images"))
+
+
 @torch.no_grad()
-def _activation(network: ConvNet, world: World, rows: torch.Tensor) -> Scores:
+def _activation(network: ConvNet, sight: Sight, rows: torch.Tensor) -> Scores:
     """Mean absolute activation of every channel after its nonlinearity, over train images and places.
 
     The mean activation of Molchanov et al. 2017 (arXiv 1611.06440, section 2.2), a relative of the share of zeros (APoZ,
     Hu et al. 2016, arXiv 1607.03250).
     """
     totals = _zeros(network)
-    for inputs, _ in _batches(world, rows):
+    for inputs, _ in sight.batches(rows):
         for group, found in network.activations(inputs).items():
             totals[group] += found.abs().mean(dim=(2, 3)).double().sum(0).cpu()
     return {group: (total / len(rows)).numpy() for group, total in totals.items()}
 
 
-def _taylor(network: ConvNet, world: World, rows: torch.Tensor) -> Scores:
+def _taylor(network: ConvNet, sight: Sight, rows: torch.Tensor) -> Scores:
     """First-order Taylor estimate of how the loss changes without a channel: mean over images of ``|dL/dgate|``.
 
     The gate multiplies what the group's norms give (Molchanov et al. 2019, arXiv 1906.10771: gates after batch norm), so
@@ -104,14 +140,14 @@ def _taylor(network: ConvNet, world: World, rows: torch.Tensor) -> Scores:
     the images, on the other half. A checkpoint's own head is not used: its classes need not be the train classes, nor
     numbered as they are, so every network is asked the same.
     """
-    asked, classes = rows[1::2], world.train.n_classes
-    head = _fitted_head(network, world, rows[::2])
+    asked, classes = rows[1::2], sight.images.n_classes
+    head = _fitted_head(network, sight, rows[::2])
     gates: dict[str, torch.Tensor] = {}
     for group, norms in network.layout.norms.items():
         for norm in norms:
             network.get_submodule(norm).register_forward_hook(lambda *given, group=group: given[-1] * gates[group])
     totals = _zeros(network)
-    for inputs, labels in _batches(world, asked):
+    for inputs, labels in sight.batches(asked):
         for group, width in network.widths.items():
             gates[group] = torch.ones(len(labels), width, 1, 1, device=inputs.device, requires_grad=True)
         error = head(network.features(inputs)) - F.one_hot(labels, classes).double()
@@ -128,14 +164,14 @@ def layer_activity(state: Mapping[str, torch.Tensor], world: World) -> dict[str,
     After Heur-LG (Wang et al. 2022, arXiv 2106.06788), which tracks the share of gradients above a fixed threshold; ours
     is relative, so that layers of different scale compare. The loss is that of `_taylor`, over train images.
     """
-    layout = world.layout
+    layout, sight = world.layout, Sight.of(world)
     network = thin_network(world.host.arch, layout.full(), gather(state, layout, layout.full())).requires_grad_(False)
     place(network, world.compute)
-    rows = torch.from_numpy(rng(0, "layer activity").permutation(len(world.train.labels))[:SCORE_IMAGES])
-    head = _fitted_head(network, world, rows[::2])
+    rows = sight.rows(0, "layer activity")
+    head = _fitted_head(network, sight, rows[::2])
     weights = [network.get_parameter(name).requires_grad_(True) for name in layout.convolutions]
     slopes = [torch.zeros_like(weight) for weight in weights]
-    for inputs, labels in _batches(world, rows[1::2]):
+    for inputs, labels in sight.batches(rows[1::2]):
         error = head(network.features(inputs)) - F.one_hot(labels, world.train.n_classes).double()
         for total, slope in zip(slopes, torch.autograd.grad(error.square().sum(), weights), strict=True):
             total.add_(slope)
@@ -145,23 +181,15 @@ def layer_activity(state: Mapping[str, torch.Tensor], world: World) -> dict[str,
 
 
 @torch.no_grad()
-def _fitted_head(network: ConvNet, world: World, rows: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A linear head on the network's last features of these train images, in closed form."""
-    features = torch.cat([network.features(inputs).float() for inputs, _ in _batches(world, rows)])
-    labels = world.train.labels[rows].to(features.device)
-    return ridge_head(features, labels, world.config.critic.ridge, world.train.n_classes)
+def _fitted_head(network: ConvNet, sight: Sight, rows: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A linear head on the network's last features of these images, in closed form."""
+    features = torch.cat([network.features(inputs).float() for inputs, _ in sight.batches(rows)])
+    labels = sight.images.labels[rows].to(features.device)
+    return ridge_head(features, labels, sight.ridge, sight.images.n_classes)
 
 
 def _zeros(network: ConvNet) -> dict[str, torch.Tensor]:
     return {group: torch.zeros(width, dtype=torch.float64) for group, width in network.widths.items()}
-
-
-def _batches(world: World, rows: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Inputs and labels of these train images, as they are, where lives compute; float32 whatever lives compute in."""
-    device = world.compute.device
-    for part in torch.split(rows, SCORE_BATCH):
-        pixels = world.train.images[part].to(device)
-        yield to_input(pixels, world.compute.memory_format), world.train.labels[part].to(device)
 
 
 def picker(

@@ -34,6 +34,15 @@ def shares(layout: ChannelLayout, genotype: Genotype) -> dict[str, float | int]:
     }
 
 
+def look_up(record: Any, *keys: str) -> Any:
+    """What stands under these keys of a record of any shape; None where it has no such key."""
+    for key in keys:
+        if not isinstance(record, Mapping) or key not in record:
+            return None
+        record = record[key]
+    return record
+
+
 def plain_config(config: Config) -> dict[str, Any]:
     """A configuration as JSON, without what says nothing elsewhere: paths, and the cluster, which changes no result."""
     plain = config.model_dump(mode="json")

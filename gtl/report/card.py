@@ -134,10 +134,13 @@ def _summary(learngene: Learngene, record: Record) -> str:
     size = "" if share is None else f"{100 * share:.1f} % of the convolution parameters of "
     data = record.text("data", "source")
     how = "evolved on" if record.get("cut") is None else "cut from a trained network with images of"
+    whole = "what it computed in its ancestor"
+    if record.get("derived") is not None:
+        how, whole = "made of learngenes that know", "what it computes alone"
     text = (
         f"The part of a network that is worth inheriting: a circuit of {size}{_article(learngene.arch)} "
         f"{learngene.arch}{f', {how} {data}' if data else ''}. Put into a new network of the same family, equal or "
-        "wider, it computes from birth what it computed in its ancestor; the rest of the network is free to learn."
+        f"wider, it computes from birth {whole}; the rest of the network is free to learn."
     )
     description = record.text("config", "description")
     return f"{text}\n\n> {description}" if description else text

@@ -60,16 +60,20 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     return drawn
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all, in place of an older one. Equal figures give equal bytes.
+def save(figure: Figure, path: Path, *, overwrite: bool = True) -> None:
+    """Write a figure as PNG, whole or not at all. Equal figures give equal bytes.
+
+    Args:
+        overwrite: whether it takes the place of an older file.
 
     Raises:
+        FileExistsError: there is one, and `overwrite` is False.
         StorageError: the disk refused.
     """
     stream = io.BytesIO()
     with style.context(STYLE, after_reset=True):
         figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
-    storage.publish(path, stream.getvalue(), overwrite=True)
+    storage.publish(path, stream.getvalue(), overwrite=overwrite)
 
 
 class Label(NamedTuple):

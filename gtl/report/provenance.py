@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gtl.learngene.records import look_up
 from gtl.report.table import plain
 
 LINE_ENDS = 4  # ancestors at either end of a line that is too long to be told
@@ -18,12 +19,7 @@ class Record:
         self._value = value
 
     def get(self, *keys: str) -> Any:
-        found: Any = self._value
-        for key in keys:
-            if not isinstance(found, Mapping) or key not in found:
-                return None
-            found = found[key]
-        return found
+        return look_up(self._value, *keys)
 
     def text(self, *keys: str) -> str:
         """As Markdown; "" if it is not a plain value."""
@@ -38,16 +34,20 @@ class Record:
 
 
 def making(record: Record) -> str:
-    evolved = record.get("cut") is None
+    made_of = record.get("derived") is not None
+    evolved = record.get("cut") is None and not made_of
     classes = {role: record.get("data", "lists", role) for role in ("train", "val", "novel")}
     counts = ", ".join(f"{len(names)} {role}" for role, names in classes.items() if isinstance(names, Sequence))
     rows = [
         ("method", record.text("method")),
         ("data", record.text("data", "source") + (f": classes {counts}" if counts else "")),
         ("class lists (sha256)", _code(record.text("data", "classes"))),
-        *(_evolution(record) if evolved else _cut(record)),
-        ("largest share allowed", _percent(record.number("config", "gene", "budget"))),
-        ("fitness", _fitness(record)),
+        *(_derivation(record) if made_of else _evolution(record) if evolved else _cut(record)),
+        (
+            "largest share allowed",
+            _percent(record.number(*(("derived",) if made_of else ("config", "gene")), "budget")),
+        ),
+        ("fitness", "" if made_of else _fitness(record)),
         ("winner" if evolved else "gene", _winner(record)),
         ("lineage", _lineage(record)),
         ("training images", _images(record)),
@@ -84,6 +84,29 @@ def _evolution(record: Record) -> list[tuple[str, str]]:
                 _with("litters of ", record.text(*evolution, "litter")),
             ),
         ),
+    ]
+
+
+def _derivation(record: Record) -> list[tuple[str, str]]:
+    """How a gene was made of other learngenes."""
+    parents, notes = record.get("parents"), record.get("derived", "notes")
+    digests = (
+        [Record({"gene": parent}).text("gene", "digest") for parent in parents] if isinstance(parents, list) else []
+    )
+    images = record.text("derived", "norms", "images")
+    return [
+        ("made of", ", ".join(map(_code, digests))),
+        (
+            "channels of a group",
+            _with("by ", record.text("derived", "channels")) + _with(", ", record.text("derived", "allocation")),
+        ),
+        (
+            "norms",
+            f"estimated on {images} images of {record.text('derived', 'norms', 'source')}"
+            if images
+            else record.text("derived", "norms"),
+        ),
+        ("mind", "; ".join(plain(note) for note in notes) if isinstance(notes, list) else ""),
     ]
 
 

@@ -284,7 +284,21 @@ def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
 
 def plain(text: object) -> str:
     """Text on one line that Markdown and HTML take literally, whoever wrote it."""
-    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", re.sub(r"[\s\x00-\x1f\x7f]+", " ", str(text)).strip())
+    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", one_line(text))
+
+
+def one_line(text: object) -> str:
+    """Text on one line, without the control characters by which a stranger's file could write over a terminal."""
+    return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", str(text)).strip()
+
+
+def printable(value: Any) -> Any:
+    """JSON with every text on `one_line`."""
+    if isinstance(value, str):
+        return one_line(value)
+    if isinstance(value, Mapping):
+        return {one_line(key): printable(entry) for key, entry in value.items()}
+    return [printable(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def _cells(cells: Iterable[str]) -> str:

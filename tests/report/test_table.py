@@ -18,7 +18,9 @@ from gtl.report.table import (
     instinct_table,
     markdown_starts,
     markdown_table,
+    one_line,
     plain,
+    printable,
     reading_claims,
     render_starts,
     saliency_table,
@@ -192,6 +194,8 @@ def test_a_narrow_terminal_breaks_lines_but_keeps_the_numbers() -> None:
 
 def test_markdown_takes_text_literally() -> None:
     assert plain("a|b\n\x1b[1m<script>`_*") == r"a\|b \[1m\<script\>\`\_\*"
+    assert one_line("\x1b[2Jgone\r\x9b5A\n here ") == "[2Jgone 5A here"
+    assert printable({"a\n": ["\x07b", 3, None, {"c": "d\te"}]}) == {"a": ["b", 3, None, {"c": "d e"}]}
     table = markdown_table([{"start": "a|b", "n": "5"}])
     assert table == "| start | n |\n| --- | ---: |\n| a\\|b | 5 |"
     assert markdown_table([]) == ""
