@@ -204,8 +204,9 @@ def main(words: Sequence[str] | None = None) -> int:
     if given.out and given.out.exists():
         before = json.loads(given.out.read_text("utf-8"))
         fuzzer.tallies = {name: Tally.from_json(found) for name, found in before["kinds"].items()}
-    for kind in KINDS:
-        seeds(kind)
+    for name, kind in KINDS.items():
+        for data in seeds(name):  # what is first called brings libraries into memory, which no input is to blame for
+            kind.read(data)
     limit_memory(HEADROOM)
     done = before["batches"]
     record: dict[str, Any] = {}
