@@ -41,12 +41,15 @@ RECORD = "record.json"
 RATES = (0.01, 0.03)
 DRAWS = 4  # of validation images, each a descendant
 WHOLE = "the whole evolution"
-SMALLER = ("founders.epochs=10", "life.steps=1200", "evolution.search_generations=8", "gene.budget=0.1",
-           "gene.initial_share=[0.08,0.1]")  # fmt: skip
+SMALLER = (
+    "founders.epochs=4", "life.steps=2400", "evolution.racing.heats=[0.125]", "evolution.search_generations=8",
+    "gene.budget=0.1", "gene.initial_share=[0.08,0.1]",
+)  # fmt: skip
 QUICK = (
     "cluster.workers=1", "compute.threads=1", "data.source=glyphs", "data.root=null", "data.images_per_class=120",
     "data.train_classes=6", "data.val_classes=4", "data.novel_classes=4", "model.width=0.0625", "founders.epochs=1",
     "founders.training.batch_size=32", "evolution.population=3", "evolution.search_generations=1", "life.steps=32",
+    "evolution.racing.heats=[0.125]",
     "life.n_way=6", "life.training.batch_size=16", "critic.tasks=1", "critic.fit_images=6", "critic.score_images=6",
     "critic.final_tasks=1", "fewshot.shots=[4]", "fewshot.steps=4", "fewshot.test_images=10",
 )  # fmt: skip
@@ -90,13 +93,13 @@ VARIANTS = (
         (*NO_RACE, "evolution.litter=3", "evolution.crossover.average_siblings=true"),
         "lives",
     ),
-    Variant("no answers of the ancestor", ("life.distill=0",), "lives"),
+    Variant("the ancestor's answers, too", ("life.distill=0.9",), "lives"),
     Variant("lives in whole newborns", NEWBORN, "lives"),
     Variant("the same, zero block masked", (*NEWBORN, "life.zero_block=masked"), "lives", "lives in whole newborns"),
     Variant("16 classes a life", ("life.n_way=16",), "classes"),
     Variant("5 classes a life", ("life.n_way=5",), "classes"),
     Variant("learning rate 0.02", ("life.training.learning_rate=0.02",), "learning rate"),
-    Variant("learning rate 0.1", ("life.training.learning_rate=0.1",), "learning rate"),
+    Variant("learning rate 0.05", ("life.training.learning_rate=0.05",), "learning rate"),
     Variant("constant learning rate", ("life.training.schedule=constant",), "learning rate"),
     Variant(
         "founders random",
@@ -104,7 +107,7 @@ VARIANTS = (
         "founders",
         "lives in whole newborns",
     ),
-    Variant("ancestor half as long, longer lives", ("founders.epochs=5",), "founders"),
+    Variant("ancestor twice as long, shorter lives", ("founders.epochs=8",), "founders"),
 )
 QUICK_VARIANTS = tuple(
     each for each in VARIANTS if each.name in (WHOLE, "no mutation", "two generations of half as long lives")
