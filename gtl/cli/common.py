@@ -56,16 +56,11 @@ def print_json(document: Any) -> None:
     sys.stdout.write("\n")
 
 
-def new_file(path: Path) -> Path:
-    """The path of a file to be written, before the work for it begins.
-
-    Raises:
-        StorageError: it exists already, or cannot be the name of a file.
-    """
+def new_file(path: Path) -> None:
+    """Raise StorageError, before the work for a file begins, if it is there already or `path` cannot be its name."""
     storage.temporary_name(path)
     if path.exists():
         raise StorageError(f"{path} exists already; give another path, or remove it first")
-    return path
 
 
 def check_new(path: Path, suffix: str, what: str) -> None:

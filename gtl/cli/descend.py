@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gtl.cli.common import DataRoot, JsonFlag, new_file, print_json, say
+from gtl.cli.common import DataRoot, JsonFlag, check_new, print_json, say
 from gtl.cli.gene import RUN, GenePath, load_gene, root_of_run
 
 
@@ -64,10 +64,8 @@ def descend(
     from gtl.errors import ConfigError, StorageError
 
     beside = out.with_suffix(".json")
-    if out.suffix != ".safetensors":
-        raise StorageError(f"{out} is not the name of a state dict; give one that ends in .safetensors")
-    for path in (out, beside):
-        new_file(path)
+    check_new(out, ".safetensors", "a state dict")
+    check_new(beside, ".json", "a report")
     chosen = next((known for known in ROLES if known == role), None)
     if chosen is None:
         raise ConfigError(f"there is no role {role!r}; choose one of {', '.join(ROLES)}")

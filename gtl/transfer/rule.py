@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +17,7 @@ from gtl.errors import ConfigError
 from gtl.genotype import Genotype
 from gtl.seeds import derive
 from gtl.training import Compute, Progress, TrainingResult
+from gtl.versions import source_digest
 
 OnEpoch = Callable[[Progress], None] | None
 
@@ -56,11 +55,9 @@ class Rule:
     def digest(self) -> str:
         """sha256 of the rule's name, its options, and the source of the modules that train by it."""
         plain = {n: value.to_json() if isinstance(value, Genotype) else value for n, value in self._fields.items()}
-        found = hashlib.sha256(json.dumps([self.name, plain], sort_keys=True).encode())
-        for kind in type(self).__mro__:
-            if kind.__module__.startswith("gtl."):
-                found.update(Path(inspect.getfile(kind)).read_bytes())
-        return found.hexdigest()
+        own = [kind.__module__ for kind in type(self).__mro__ if kind.__module__.startswith("gtl.")]
+        code = source_digest(*(f"{module.removeprefix('gtl.').replace('.', '/')}.py" for module in own))
+        return hashlib.sha256(json.dumps([self.name, plain, code], sort_keys=True).encode()).hexdigest()
 
     @property
     def _fields(self) -> dict[str, Any]:
