@@ -34,7 +34,7 @@ from fuzz_changes import changed
 from fuzz_kinds import KINDS
 from fuzz_seeds import seeds
 from fuzz_strategies import STRATEGIES
-from fuzz_watch import MIB, Kind, Outcome, Watch, limit_memory, peak
+from fuzz_watch import MIB, Kind, Outcome, Watch, limit_memory, memory
 
 from gtl.seeds import derive
 
@@ -225,7 +225,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "batches": done,
         "of": len(batches),
         "cpu_seconds": rounded(before["cpu_seconds"] + _cpu_seconds()),
-        "peak_mib": rounded(peak() / MIB),
+        "peak_mib": rounded(memory().peak / MIB),
         **fuzzer.to_json(),
     }
     text = json.dumps(record, indent=1)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, FrameType
+from typing import NamedTuple
 
 import gtl
 
@@ -68,7 +69,7 @@ class Outcome:
     Attributes:
         stage: where it was refused, or `ACCEPTED`; empty if it failed.
         seconds: CPU time.
-        growth: bytes by which the process's largest memory grew.
+        growth: bytes by which the process's largest memory grew, pages of mapped files aside.
         failure: empty, or what must not be: the exception and the place in gtl that it came from, or too slow, or too much.
     """
 
@@ -76,6 +77,21 @@ class Outcome:
     seconds: float
     growth: int = 0
     failure: str = ""
+
+
+class Memory(NamedTuple):
+    """Of this process, in bytes: the largest that it has had, and the pages of mapped files in it now."""
+
+    peak: int
+    files: int
+
+    def growth(self, before: Memory) -> int:
+        """Bytes by which the peak grew since, less the pages of files that came in.
+
+        A first call into a library maps its pages, and where the system has just written them (a fresh install) it maps
+        hundreds of MiB at once: they are the page cache's, and no input's.
+        """
+        return max(0, self.peak - before.peak - max(0, self.files - before.files))
 
 
 @dataclass
@@ -90,12 +106,12 @@ class Watch:
     seconds: float = 1.0
     growth: int = 64 * MIB
     _armed: bool = field(default=False, repr=False)
-    _peak: int = field(default=0, repr=False)
+    _memory: Memory = field(default=Memory(0, 0), repr=False)
 
     @contextmanager
     def on(self) -> Iterator[Watch]:
         """The alarm is ours inside the block."""
-        before, self._peak = signal.signal(signal.SIGPROF, self._alarm), peak()
+        before, self._memory = signal.signal(signal.SIGPROF, self._alarm), memory()
         try:
             yield self
         finally:
@@ -123,8 +139,8 @@ class Watch:
         finally:
             self._armed = False
             signal.setitimer(signal.ITIMER_PROF, 0)
-        seconds, before, self._peak = time.process_time() - began, self._peak, peak()
-        growth = self._peak - before
+        seconds, before, self._memory = time.process_time() - began, self._memory, memory()
+        growth = self._memory.growth(before)
         if not failure and seconds > self.seconds:  # a call into C is not interrupted
             failure = f"more than {self.seconds} s"
         if not failure and growth > self.growth:
@@ -158,13 +174,15 @@ def limit_memory(headroom: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
-def peak() -> int:
-    """Largest memory that this process has had, in bytes."""
+def memory() -> Memory:
+    """What this process has had and has now."""
     try:
         status = _STATUS.read_bytes()
     except OSError:  # not Linux; there, this would count what the parent had when it started us
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return int(status[status.index(b"VmHWM:") + 6 :].split(maxsplit=1)[0]) * 1024
+        return Memory(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024), 0)
+    return Memory(
+        *(int(status[status.index(b"\n" + key) :].split(maxsplit=2)[1]) * 1024 for key in (b"VmHWM:", b"RssFile:"))
+    )
 
 
 def _place(error: BaseException) -> str:

@@ -160,19 +160,29 @@ def test_it_reduces_what_fails_and_writes_it_once(tmp_path: Path, monkeypatch: p
 
 
 MEMORY = """
-import sys
+import mmap, sys
 sys.path.append(sys.argv[1])
 from fuzz_watch import Kind, Watch, limit_memory
+def maps(data):
+    with open(sys.argv[2], "r+b") as file:
+        mapped.append(mmap.mmap(file.fileno(), 0))
+    sum(mapped[-1][::4096])
+mapped = []
 with Watch().on() as watch:
+    print(watch.show(Kind("k", maps, (), {}), b"").failure or "a file is no memory of the input's")
     print(watch.show(Kind("k", lambda data: bytearray(b"x") * (100 << 20), (), {}), b"").failure)
     limit_memory(32 << 20)
     print(watch.show(Kind("k", lambda data: bytearray(1 << 30), (), {}), b"").failure)
 """
 
 
-def test_it_sees_memory() -> None:
-    done = subprocess.run([sys.executable, "-c", MEMORY, str(BENCHMARKS)], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["more than 64 MiB", "MemoryError at <string>:<lambda>"]
+def test_it_sees_memory(tmp_path: Path) -> None:
+    (tmp_path / "library").write_bytes(bytes(100 << 20))
+    words = [sys.executable, "-c", MEMORY, str(BENCHMARKS), str(tmp_path / "library")]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "a file is no memory of the input's", "more than 64 MiB", "MemoryError at <string>:<lambda>",
+    ]  # fmt: skip
 
 
 def test_changes_keep_hashes_right_so_that_inputs_reach_deep() -> None:
