@@ -19,7 +19,7 @@ from gtl.learngene.artifact import Learngene
 from gtl.learngene.checkpoint import read_checkpoint
 from gtl.learngene.evidence import config_of
 from gtl.learngene.starts import Initialisation, gene_start, scratch_start, thin_start
-from gtl.measurement import compute_here, request_for
+from gtl.measurement import compute_changes, request_for
 from gtl.models import ArchSpec, gene_layout, spec_of
 from gtl.population.founding import RECORD
 from gtl.population.run import read_config, read_record
@@ -111,7 +111,7 @@ def descend(
         transfer=options or {},
         data={} if data_root is None else {"root": str(data_root)},
     )
-    config = changed_config(config, compute=compute_here(config.compute, say))
+    config = changed_config(config, compute=compute_changes(config.compute, say))
     if learning_rate is not None:
         training = {**config.fewshot.training.model_dump(), "learning_rate": learning_rate}
         config = changed_config(config, fewshot={"training": training})

@@ -61,7 +61,7 @@ def measure(
     protocol: dict[str, Any] = ({"shots": tuple(shots)} if shots else {}) | (
         {"seeds": seeds} if seeds is not None else {}
     )
-    compute = compute_here(config.compute, say)
+    compute = compute_changes(config.compute, say)
     config = changed_config(config, fewshot=protocol, data={"root": root}, compute=compute, transfer=transfer or {})
     world = _own_world(config, learngene)
     tests = [request_for(request, config, world.train.image_size) for request in requests]
@@ -73,7 +73,7 @@ def measure(
     return [bench.evidence(request, say) for request in tests]
 
 
-def compute_here(own: ComputeSection, say: Callable[[str], None]) -> dict[str, Any]:
+def compute_changes(own: ComputeSection, say: Callable[[str], None]) -> dict[str, Any]:
     """What changes in the compute section of a gene that is measured on this machine, wherever it was evolved.
 
     Device, threads and memory format were chosen for that other machine. Precision stays the gene's, except bfloat16

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import gtl
 from PIL import Image
 from safetensors.torch import load_file
 
 from gtl import engine, models
-from gtl.cli import main
 from gtl.learngene.artifact import Learngene
 from gtl.population.manager import Manager
 from gtl.population.observer import Observer
@@ -31,16 +30,6 @@ critic: {fit_images: 4, score_images: 6}
 fewshot: {shots: [2], test_images: 4, seeds: 2, steps: 4, learning_rates: [0.05], training: {batch_size: 8}}
 compute: {precision: float32}
 """
-
-
-def gtl(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    """Run the command in this process; its exit code."""
-    monkeypatch.setattr(sys, "argv", ["gtl", *map(str, words)])
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 @pytest.fixture(scope="module")
@@ -65,64 +54,60 @@ def test_evolve_leaves_a_gene_and_pictures(run: Path) -> None:
         assert (run / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_evolve_json_is_one_document(
-    tiny: Path, tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evolve_json_is_one_document(tiny: Path, tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "json"
-    assert gtl(monkeypatch, "evolve", tiny, "--set", "description=again", "--out", out, "--json") == 0
+    assert gtl("evolve", tiny, "--set", "description=again", "--out", out, "--json") == 0
     document = json.loads(capsys.readouterr().out)
     assert document["run"] == str(out)
     # the description does not change the gene
     assert document["digest"] == Learngene.load(run / "learngene.safetensors").digest
 
 
-def test_evolve_refuses_a_used_directory(
-    tiny: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evolve_refuses_a_used_directory(tiny: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (run / "learngene.safetensors").read_bytes()
-    assert gtl(monkeypatch, "evolve", tiny, "--out", run) == 2
+    assert gtl("evolve", tiny, "--out", run) == 2
     assert "not empty" in capsys.readouterr().err
     assert (run / "learngene.safetensors").read_bytes() == before
 
 
 def test_piped_output_is_a_header_and_a_line_a_generation(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert gtl(monkeypatch, "evolve", tiny, "--out", tmp_path / "piped") == 0
+    assert gtl("evolve", tiny, "--out", tmp_path / "piped") == 0
     lines = capsys.readouterr().out.splitlines()
     generations = [line for line in lines if "search" in line or "founding" in line or "lives" in line]
     assert len(generations) == 3
     assert len(lines) <= 12
 
 
-def test_status_of_a_run(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert gtl(monkeypatch, "status", run, "--json") == 0
+def test_status_of_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gtl("status", run, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["finished"] is True
     assert [row["phase"] for row in found["logbook"]] == ["founding", "search", "lives"]
-    assert gtl(monkeypatch, "status", run) == 0
+    assert gtl("status", run) == 0
     assert "tiny" in capsys.readouterr().out
 
 
-def test_status_of_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert gtl(monkeypatch, "status", tmp_path) == 2
+def test_status_of_something_else(tmp_path: Path) -> None:
+    assert gtl("status", tmp_path) == 2
 
 
 def test_resume_extends_and_keeps_the_older_gene(
-    tiny: Path, tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny: Path, tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "longer"
-    assert gtl(monkeypatch, "evolve", tiny, "--out", out) == 0
+    assert gtl("evolve", tiny, "--out", out) == 0
     capsys.readouterr()
-    assert gtl(monkeypatch, "resume", out, "--generations", 2, "--json") == 0
+    assert gtl("resume", out, "--generations", 2, "--json") == 0
     assert json.loads(capsys.readouterr().out)["generations"] == 3
     older = Learngene.load(out / "learngene-000002.safetensors")
     assert older.digest == Learngene.load(run / "learngene.safetensors").digest
-    assert gtl(monkeypatch, "resume", out, "--generations", 1) == 2
+    assert gtl("resume", out, "--generations", 1) == 2
 
 
 def test_an_extension_that_is_under_way_is_not_finished(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     longer = Path(shutil.copytree(run, tmp_path / "run"))
 
@@ -135,39 +120,37 @@ def test_an_extension_that_is_under_way_is_not_finished(
 
     with pytest.raises(StoppedError):
         engine.resume(longer, generations=3, observer=Stop())
-    assert gtl(monkeypatch, "status", longer, "--json") == 0
+    assert gtl("status", longer, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["finished"], found["generation"], found["generations"]) == (False, 3, 4)
 
 
 def test_export_writes_gene_and_card_and_overwrites_nothing(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "gene.safetensors"
-    assert gtl(monkeypatch, "export", run, target, "--json") == 0
+    assert gtl("export", run, target, "--json") == 0
     document = json.loads(capsys.readouterr().out)
     assert Learngene.load(target).digest == document["digest"]
     assert "glyphs" in Path(document["card"]).read_text()
     target.write_bytes(b"mine")
-    assert gtl(monkeypatch, "export", run, target) != 0
+    assert gtl("export", run, target) != 0
     assert target.read_bytes() == b"mine"
 
 
-def test_inspect(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert gtl(monkeypatch, "inspect", run / "learngene.safetensors", "--json") == 0
+def test_inspect(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gtl("inspect", run / "learngene.safetensors", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["arch"] == "vgg11"
     assert next(iter(found["genotype"])) == "conv1"
-    assert gtl(monkeypatch, "inspect", run) == 0
+    assert gtl("inspect", run) == 0
     assert "conv8" in capsys.readouterr().out
 
 
-def test_inherit_writes_a_plain_state_dict(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_inherit_writes_a_plain_state_dict(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "child.safetensors"
     words = ("inherit", run, "--arch", "vgg11", "--width", 0.125, "--classes", 5, "-o", out)
-    assert gtl(monkeypatch, *words, "--json") == 0
+    assert gtl(*words, "--json") == 0
     report = json.loads(capsys.readouterr().out)
     network = models.vgg11(5, 0.125)
     network.load_state_dict(load_file(out), strict=True)
@@ -175,18 +158,18 @@ def test_inherit_writes_a_plain_state_dict(
     gene = Learngene.load(run / "learngene.safetensors")
     rows = torch.from_numpy(gene.genotype["conv1"].kept)
     assert torch.equal(network.get_parameter("conv1.conv.weight")[rows], gene.tensors["conv1.conv.weight"])
-    assert gtl(monkeypatch, *words) == 74  # an existing file is never overwritten
+    assert gtl(*words) == 74  # an existing file is never overwritten
 
 
 def test_inherit_starts_networks_of_other_shapes(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "child.safetensors"
-    assert gtl(monkeypatch, "inherit", run, "--arch", "resnet12", "--width", 0.125, "--classes", 5, "-o", out) == 0
+    assert gtl("inherit", run, "--arch", "resnet12", "--width", 0.125, "--classes", 5, "-o", out) == 0
     assert "carries on" in capsys.readouterr().out
     models.resnet12(5, 0.125).load_state_dict(load_file(out), strict=True)
     narrow = tmp_path / "narrow.safetensors"
-    assert gtl(monkeypatch, "inherit", run, "--arch", "vgg11", "--width", 0.02, "--classes", 5, "-o", narrow) == 0
+    assert gtl("inherit", run, "--arch", "vgg11", "--width", 0.02, "--classes", 5, "-o", narrow) == 0
     assert "conv8 has room for 10 of" in capsys.readouterr().out
     (tmp_path / "mine.py").write_text(
         "import torchvision\n\ndef small(classes):\n"
@@ -194,7 +177,7 @@ def test_inherit_starts_networks_of_other_shapes(
     )
     monkeypatch.chdir(tmp_path)
     words = ("--arch", "mine:small", "--classes", 3, "-o", "own.safetensors", "--json")
-    assert gtl(monkeypatch, "inherit", run, *words) == 0
+    assert gtl("inherit", run, *words) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["arch"] == "ResNet" and 0 < report["share"] < 1
     assert load_file("own.safetensors")["fc.weight"].shape[0] == 3
@@ -214,11 +197,10 @@ def test_inherit_refuses_networks_that_there_are_not(
     says: str,
     run: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "child.safetensors"
-    assert gtl(monkeypatch, "inherit", run, *arch, "--classes", 5, "-o", out) == 2
+    assert gtl("inherit", run, *arch, "--classes", 5, "-o", out) == 2
     assert says in " ".join(capsys.readouterr().err.split()) and not out.exists()
 
 
@@ -226,7 +208,7 @@ def test_fewshot_compares_all_starts(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GTL_CACHE", str(tmp_path / "cache"))
-    assert gtl(monkeypatch, "fewshot", run, "--shots", "1,2", "--out", tmp_path / "evidence", "--json") == 0
+    assert gtl("fewshot", run, "--shots", "1,2", "--out", tmp_path / "evidence", "--json") == 0
     document = json.loads(capsys.readouterr().out)
     assert {row["start"] for row in document["descendants"]} == {"scratch", "pretrained", "one-shot", "learngene"}
     assert {row["shots"] for row in document["descendants"]} == {1, 2}
@@ -239,32 +221,32 @@ def test_fewshot_compares_all_starts(
 
 
 def test_fewshot_overwrites_nothing_and_export_takes_only_this_genes_evidence(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = Path(shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("fewshot-*")))
     words = ("fewshot", own, "--starts", "scratch,learngene")
-    assert gtl(monkeypatch, *words) == 0
-    assert gtl(monkeypatch, *words, "--seeds", 3) == 0
+    assert gtl(*words) == 0
+    assert gtl(*words, "--seeds", 3) == 0
     assert sorted(path.name for path in own.glob("fewshot-*")) == ["fewshot-glyphs", "fewshot-glyphs-2"]
-    assert gtl(monkeypatch, *words, "--out", own / "fewshot-glyphs") == 74
-    assert gtl(monkeypatch, "export", own, tmp_path / "one.safetensors") == 0
+    assert gtl(*words, "--out", own / "fewshot-glyphs") == 74
+    assert gtl("export", own, tmp_path / "one.safetensors") == 0
     assert len(Learngene.load(tmp_path / "one.safetensors").evidence) == 2
     assert (tmp_path / "one-saliency-glyphs.png").read_bytes() == (own / "fewshot-glyphs" / "saliency.png").read_bytes()
     capsys.readouterr()
-    assert gtl(monkeypatch, "inspect", tmp_path / "one.safetensors") == 0
+    assert gtl("inspect", tmp_path / "one.safetensors") == 0
     assert capsys.readouterr().out.count("descendants on novel classes of glyphs") == 2
     second = own / "fewshot-glyphs-2" / "evidence.json"
     second.write_text(json.dumps({**json.loads(second.read_text()), "learngene": "00" * 32}))
-    assert gtl(monkeypatch, "export", own, tmp_path / "two.safetensors") == 0
+    assert gtl("export", own, tmp_path / "two.safetensors") == 0
     assert len(Learngene.load(tmp_path / "two.safetensors").evidence) == 1, "the other is about another gene"
     (tmp_path / "three-evolution.png").write_bytes(b"mine")
-    assert gtl(monkeypatch, "export", own, tmp_path / "three.safetensors") == 74
+    assert gtl("export", own, tmp_path / "three.safetensors") == 74
     assert not (tmp_path / "three.safetensors").exists(), "all or nothing"
     capsys.readouterr()
 
 
 def test_fewshot_on_a_users_folder_takes_all_its_classes_as_novel(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = np.random.default_rng(0)
     for name in ("a", "b", "c"):
@@ -273,16 +255,16 @@ def test_fewshot_on_a_users_folder_takes_all_its_classes_as_novel(
             pixels = rng.integers(0, 255, (30, 30, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "images" / name / f"{number}.png")
     words = ("fewshot", run / "learngene.safetensors", "--starts", "scratch,learngene", "--json")
-    assert gtl(monkeypatch, *words, "--data", f"folder:{tmp_path / 'images'}") == 0
+    assert gtl(*words, "--data", f"folder:{tmp_path / 'images'}") == 0
     (row, *_) = json.loads(capsys.readouterr().out)["instinct"]
     assert row["n_way"] == 3
     (tmp_path / "images" / "a" / "0.png").write_bytes(b"<html>")
-    assert gtl(monkeypatch, *words, "--data", f"folder:{tmp_path / 'images'}") == 65
+    assert gtl(*words, "--data", f"folder:{tmp_path / 'images'}") == 65
     assert "0.png" in capsys.readouterr().err
 
 
 def test_other_data_than_the_run_was_begun_with_are_refused(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = np.random.default_rng(0)
     arrays = {
@@ -292,15 +274,15 @@ def test_other_data_than_the_run_was_begun_with_are_refused(
     }
     np.savez(tmp_path / "own.npz", **arrays)
     words = ("--set", "data.source=npz", "--set", f"data.root={tmp_path / 'own.npz'}")
-    assert gtl(monkeypatch, "evolve", tiny, *words, "--out", tmp_path / "run") == 0
+    assert gtl("evolve", tiny, *words, "--out", tmp_path / "run") == 0
     gene = tmp_path / "gene.safetensors"
-    assert gtl(monkeypatch, "export", tmp_path / "run", gene) == 0
+    assert gtl("export", tmp_path / "run", gene) == 0
     arrays["class_names"] = np.array([f"other {n}" for n in range(14)])
     np.savez(tmp_path / "own.npz", **arrays)
     capsys.readouterr()
-    assert gtl(monkeypatch, "resume", tmp_path / "run", "--generations", 2) == 2
+    assert gtl("resume", tmp_path / "run", "--generations", 2) == 2
     assert "was begun with other classes" in capsys.readouterr().err
-    assert gtl(monkeypatch, "fewshot", gene, "--starts", "scratch,learngene", "--data-root", tmp_path / "own.npz") == 65
+    assert gtl("fewshot", gene, "--starts", "scratch,learngene", "--data-root", tmp_path / "own.npz") == 65
     assert "other classes than the gene was evolved on" in capsys.readouterr().err
 
 
@@ -311,15 +293,13 @@ def test_ctrl_c_says_how_to_go_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(engine, "make_world", interrupted)
-    assert gtl(monkeypatch, "evolve", tiny, "--out", tmp_path / "run") == 130
+    assert gtl("evolve", tiny, "--out", tmp_path / "run") == 130
     assert "gtl resume" in capsys.readouterr().err
 
 
-def test_fewshot_on_other_data(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_fewshot_on_other_data(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("fewshot", run, "--data", "digits", "--starts", "scratch,learngene")
-    assert gtl(monkeypatch, *words) == 0
+    assert gtl(*words) == 0
     printed = capsys.readouterr().out
     assert "learngene" in printed
     assert "scratch" in printed
@@ -352,24 +332,23 @@ def test_bad_input_ends_in_one_sentence(
     said: str,
     run: Path,
     tiny: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     places = {"RUN": run, "CONFIG": tiny}
-    assert gtl(monkeypatch, *(places.get(word, word) for word in words)) == code
+    assert gtl(*(places.get(word, word) for word in words)) == code
     printed = capsys.readouterr()
     assert said in printed.err
     assert "Traceback" not in printed.err
 
 
-def test_data_and_config_doors(tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert gtl(monkeypatch, "data", "list", "--json") == 0
+def test_data_and_config_doors(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gtl("data", "list", "--json") == 0
     assert {"glyphs", "digits", "cifar_fs"} <= {row["name"] for row in json.loads(capsys.readouterr().out)}
-    assert gtl(monkeypatch, "data", "show", "digits", "--json") == 0
+    assert gtl("data", "show", "digits", "--json") == 0
     assert json.loads(capsys.readouterr().out)["roles"]["novel"]["classes"]["digit 0"] > 100
-    assert gtl(monkeypatch, "config", "show", tiny, "--json") == 0
+    assert gtl("config", "show", tiny, "--json") == 0
     assert json.loads(capsys.readouterr().out)["config"]["critic"]["kind"] == "ridge"
-    assert gtl(monkeypatch, "config", "schema") == 0
+    assert gtl("config", "schema") == 0
     assert "properties" in json.loads(capsys.readouterr().out)
 
 

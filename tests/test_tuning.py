@@ -20,7 +20,7 @@ from gtl.config_file import config_hash, load_config, parse_config
 from gtl.data.cache import cache_dir
 from gtl.errors import ConfigError, EvolutionError
 from gtl.life import World
-from gtl.measurement import compute_here
+from gtl.measurement import compute_changes
 from gtl.population.observer import Observer
 from gtl.population.run import LEARNGENE, read_config
 from gtl.population.workforce import Workforce, settle
@@ -418,9 +418,9 @@ def test_a_gene_is_measured_in_its_precision_where_the_machine_has_it(monkeypatc
     half = ComputeSection(device="cuda:3", threads=7, precision="bfloat16", memory_format="contiguous")
     said: list[str] = []
     monkeypatch.setattr(measurement, "fast_bfloat16", lambda device: True)
-    assert compute_here(half, said.append) == anywhere and not said
+    assert compute_changes(half, said.append) == anywhere and not said
     monkeypatch.setattr(measurement, "fast_bfloat16", lambda device: False)
     for precision in ("float32", "auto"):
-        assert compute_here(half.model_copy(update={"precision": precision}), said.append) == anywhere and not said
-    assert compute_here(half, said.append) == {**anywhere, "precision": "float32"}
+        assert compute_changes(half.model_copy(update={"precision": precision}), said.append) == anywhere and not said
+    assert compute_changes(half, said.append) == {**anywhere, "precision": "float32"}
     assert said == ["the gene was evolved in bfloat16, which this machine has not in hardware: measuring in float32"]

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import gtl
 from rich.console import Console
 from tiny_run import tiny
 
 from gtl import engine
-from gtl.cli import main
 from gtl.cli import watch as door
 from gtl.individual import Evaluation, Job, Outcome, Status
 from gtl.population.evaluator import InProcessEvaluator
@@ -32,16 +32,6 @@ from gtl.population.standing import Onlooker
 EVOLVE = "import sys; from tiny_run import tiny; from gtl import engine; engine.evolve(tiny(), sys.argv[1])"
 REPORT = {"ready": 7, "starting": 1, "busy": 6, "retries": 2, "lost": 1, "nodes": 3, "note": "worker on node-3 died"}
 SHOW, HIDE = "\x1b[?25h", "\x1b[?25l"
-
-
-def gtl(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    """Run the command in this process; its exit code."""
-    monkeypatch.setattr(sys, "argv", ["gtl", *map(str, words)])
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def start(run: Path) -> subprocess.Popen[bytes]:
@@ -85,9 +75,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def test_a_driver_is_watched_until_it_is_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_driver_is_watched_until_it_is_killed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     driver = start(run)
 
@@ -102,7 +90,7 @@ def test_a_driver_is_watched_until_it_is_killed(
     try:
         assert Onlooker(run).look().driver.state in {"alive", "none"}
         killer.start()
-        assert gtl(monkeypatch, "watch", run, "--interval", 0.1) == 75
+        assert gtl("watch", run, "--interval", 0.1) == 75
     finally:
         driver.kill()
         killer.join()
@@ -110,23 +98,21 @@ def test_a_driver_is_watched_until_it_is_killed(
     lines = printed.out.splitlines()
     assert lines[0].split() == list(door.COLUMNS) and [line.split()[0] for line in lines[1:3]] == ["0", "1"]
     assert f"process {driver.pid}" in printed.err and f"gtl resume {run}" in printed.err
-    assert gtl(monkeypatch, "status", run, "--json") == 0
+    assert gtl("status", run, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["driver"]["state"], found["finished"]) == ("gone", False)
-    assert gtl(monkeypatch, "status", run) == 0
+    assert gtl("status", run) == 0
     shown = capsys.readouterr().out
     assert "nobody is driving it" in shown and "go on with: gtl resume" in shown
 
 
-def test_watching_a_run_to_its_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_watching_a_run_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     driver = threading.Thread(target=engine.evolve, args=(tiny(), run))
     driver.start()
     while driver.is_alive() and not (run / "lock.json").exists():
         time.sleep(0.01)
-    assert gtl(monkeypatch, "watch", run, "--interval", 0.1) == 0
+    assert gtl("watch", run, "--interval", 0.1) == 0
     driver.join()
     printed = capsys.readouterr()
     assert [line.split()[0] for line in printed.out.splitlines()] == ["gen", *"0123"]
@@ -136,14 +122,14 @@ def test_watching_a_run_to_its_end(
 def test_status_tells_what_failed_and_why(
     done: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert gtl(monkeypatch, "status", done, "--json") == 0
+    assert gtl("status", done, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert [(row["alive"], row["failed"]) for row in found["logbook"]] == [(3, 1), (4, 0), (3, 1), (4, 0)]
     told = [(row["generation"], row["example"], row["reason"], row["count"]) for row in found["failures"]]
     assert told == [(2, "g0002-i0002", "loss is inf", 1), (0, "g0000-i0001", "loss is nan in step 3", 1)]
     assert (found["alive"], found["finished"], found["driver"]["state"]) == (4, True, "none")
     monkeypatch.setenv("COLUMNS", "100")
-    assert gtl(monkeypatch, "status", done) == 0
+    assert gtl("status", done) == 0
     shown = capsys.readouterr().out
     assert "generation 0: g0000-i0001 diverged: loss is nan in step 3" in shown
     assert "learngene: " in shown and "driving" not in shown
@@ -204,14 +190,14 @@ def test_a_low_terminal_keeps_the_newest(done: Path, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_watching_and_says_that_the_run_goes_on(
-    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = living(done, tmp_path)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what starts tests may ignore it
     timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
     timer.start()
     try:
-        assert gtl(monkeypatch, "watch", run) == 130
+        assert gtl("watch", run) == 130
     finally:
         timer.join()
         signal.signal(signal.SIGINT, before)
@@ -237,21 +223,21 @@ def test_generations_that_vanish_for_a_moment_are_waited_for(done: Path, tmp_pat
 
 
 def test_a_stopped_run_says_why_and_how_to_go_on_once(
-    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for message in ("stopped by SIGTERM. What was finished is saved; go on with: gtl resume RUN", "the disk is full"):
         run = living(done, tmp_path / message[:3], state="stopped", message=message)
         (run / "lock.json").unlink()
-        assert gtl(monkeypatch, "watch", run) == 75
+        assert gtl("watch", run) == 75
         said = capsys.readouterr().err
         assert message in said and said.count("gtl resume") == 1
-        assert gtl(monkeypatch, "status", run) == 0
+        assert gtl("status", run) == 0
         assert " ".join(capsys.readouterr().out.split()).count("gtl resume") == 1
 
 
 def test_what_is_not_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(door, "YOUNG", 0.3)
-    assert gtl(monkeypatch, "watch", tmp_path / "nowhere") == 2
+    assert gtl("watch", tmp_path / "nowhere") == 2
     (tmp_path / "config.yaml").write_text("")  # being made? for so long a time it is not
-    assert gtl(monkeypatch, "watch", tmp_path) == 2
+    assert gtl("watch", tmp_path) == 2
     assert capsys.readouterr().err.count("not a run directory") == 2

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import gtl
 
-from gtl.cli import main
 from gtl.cli.doctor import RUNS
 from gtl.cluster import disks, doctor, processes, security, software
 from gtl.cluster.check import Check, size
@@ -100,16 +100,6 @@ def expect(check: Check, state: str, *words: str) -> None:
     text = f"{check.found} | {check.remedy}"
     assert check.state == state, check
     assert all(word in text for word in words), f"{words} not all in: {text}"
-
-
-def gtl(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    """Run the command in this process; its exit code."""
-    monkeypatch.setattr(sys, "argv", ["gtl", *map(str, words)])
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 # --- versions
@@ -205,7 +195,7 @@ def fake_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> di
     return software.ask_torch()
 
 
-def test_little_memory_and_few_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_little_memory_and_few_cores() -> None:
     expect(software.machine({}, least=1 << 60), "warning", "memory available", "no bfloat16", "free memory")
     expect(software.machine({"bfloat16": True}, least=1), "ok", "bfloat16 in hardware")
 
@@ -612,11 +602,9 @@ def test_runs_are_looked_for_where_they_are_made() -> None:
     assert RUNS == POPULATIONS
 
 
-def test_the_whole_report(
-    tmp_path: Path, clean: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_whole_report(tmp_path: Path, clean: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_token(clean, 0o644)
-    code = gtl(monkeypatch, "doctor", "--run", tmp_path / "run", "--json")
+    code = gtl("doctor", "--run", tmp_path / "run", "--json")
     printed = capsys.readouterr()
     document = json.loads(printed.out)
     states = {row["name"]: row["state"] for row in document["checks"]}
@@ -635,17 +623,17 @@ def some(*checks: Check) -> Callable[..., Iterator[Check]]:
 def test_warnings_do_not_fail(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     checks = [Check("shm", "warning", "little " * 30, "more"), Check("gpu", "ok", "none")]
     monkeypatch.setattr(doctor, "examine", some(*checks))
-    assert gtl(monkeypatch, "doctor") == 0
+    assert gtl("doctor") == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 and lines[0].startswith("! shm") and lines[1].strip() == "→ more"
     assert lines[-1] == "2 checks: 1 warning"
     monkeypatch.setattr(doctor, "examine", some(*checks, Check("token", "problem", "0644", "chmod")))
-    assert gtl(monkeypatch, "doctor") == 1
+    assert gtl("doctor") == 1
     assert "1 problem, 1 warning" in capsys.readouterr().out
 
 
-def test_an_address_that_is_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert gtl(monkeypatch, "doctor", "--address", "auto") == 2
+def test_an_address_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gtl("doctor", "--address", "auto") == 2
     assert "HOST:PORT" in capsys.readouterr().err
 
 

@@ -9,17 +9,16 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from commands import gtl
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gtl.cli import main
 from gtl.cluster import kuberay, ray_up, render, slurm
 from gtl.cluster.kuberay import KubeRay, kuberay_files
 from gtl.cluster.ray_up import RayUp, ray_up_files
@@ -78,15 +77,6 @@ HEAD = {"serviceType", "enableIngress", "rayStartParams", "template"}
 WORKERS = {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"}
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
-
-
-def gtl(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["gtl", *map(str, words)])
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def write(folder: Path, files: dict[str, str]) -> Path:
@@ -192,34 +182,35 @@ def config(tmp_path: Path) -> Path:
 
 
 def test_cli_writes_a_folder_and_says_what_is_next(
-    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "new" / "folder"
-    assert gtl(monkeypatch, "launch", "slurm", config, "--set", "data.root=pictures", "--out", out) == 0
+    assert gtl("launch", "slurm", config, "--set", "data.root=pictures", "--out", out) == 0
     said = capsys.readouterr()
     assert said.out.split() == [str(out / name) for name in ("job.sh", "start.sh", "config.yaml")]
     assert "sbatch job.sh" in said.err
     assert "data.root = pictures" in said.err
     assert load_config(out / "config.yaml").data.root == "pictures"
-    assert gtl(monkeypatch, "launch", "kuberay", config, "--image", "i", "--claim", "c", "--out", tmp_path / "k") == 0
+    assert gtl("launch", "kuberay", config, "--image", "i", "--claim", "c", "--out", tmp_path / "k") == 0
     words = ("--provider", "local", "--ip", "10.0.0.1", "--setup", "true", "--out", tmp_path / "r")
-    assert gtl(monkeypatch, "launch", "ray-up", config, *words) == 0
+    assert gtl("launch", "ray-up", config, *words) == 0
 
 
 def test_a_broken_config_is_refused_before_anything_is_written(
-    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Path,
+    tmp_path: Path,
 ) -> None:
-    assert gtl(monkeypatch, "launch", "slurm", config, "--set", "seed=-1", "--out", tmp_path / "out") == 2
+    assert gtl("launch", "slurm", config, "--set", "seed=-1", "--out", tmp_path / "out") == 2
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_is_overwritten(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_overwritten(config: Path, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "notes.txt").write_text("mine")
-    assert gtl(monkeypatch, "launch", "slurm", config, "--out", folder) == 74
+    assert gtl("launch", "slurm", config, "--out", folder) == 74
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
-    assert gtl(monkeypatch, "launch", "slurm", config, "--out", folder / "notes.txt") == 74
+    assert gtl("launch", "slurm", config, "--out", folder / "notes.txt") == 74
     (folder / "notes.txt").unlink()
     render.write_folder(folder, {"a": "b"})
     with pytest.raises(StorageError, match="not an empty folder"):

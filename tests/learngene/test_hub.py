@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from commands import gtl as run
 from gene_files import make_gene
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
@@ -18,7 +19,6 @@ huggingface_hub = pytest.importorskip("huggingface_hub")
 from hub_server import ENDLESS, TOKEN, Hub, serving  # noqa: E402
 
 import gtl  # noqa: E402
-from gtl.cli import main  # noqa: E402
 from gtl.errors import ConfigError, HubError, LearngeneError  # noqa: E402
 from gtl.learngene.hub import fetch, push  # noqa: E402
 from gtl.report.run import export_gene  # noqa: E402
@@ -238,17 +238,6 @@ def test_a_folder_that_is_none(spoil: object, said: str, hub: Hub, folder: Path)
     assert hub.requests == []
     with pytest.raises(ConfigError, match="OWNER/NAME"):
         fetch("no-owner")
-
-
-def run(*words: object) -> int:
-    """The command in this process; its exit code."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["gtl", *map(str, words)])
-        try:
-            main()
-        except SystemExit as stop:
-            return int(stop.code or 0)
-    return 0
 
 
 def test_the_commands(hub: Hub, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import gtl as run
 from gene_files import make_gene
 from pico import noise, stir
 from safetensors.torch import save_file
@@ -17,7 +18,6 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from gtl.cli import main  # noqa: E402
 from gtl.errors import ConfigError, StorageError  # noqa: E402
 from gtl.learngene.onnx_file import TOLERANCE, OnnxReport, export_onnx, gene_alone  # noqa: E402
 from gtl.models import build, spec_of  # noqa: E402
@@ -30,17 +30,6 @@ def answer(path: Path, images: torch.Tensor) -> torch.Tensor:
     """What another runtime makes of the file."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
-
-
-def run(*words: object) -> int:
-    """The command in this process; its exit code."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["gtl", *map(str, words)])
-        try:
-            main()
-        except SystemExit as stop:
-            return int(stop.code or 0)
-    return 0
 
 
 def test_a_gene_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,25 +9,14 @@ from typing import Any
 
 import pytest
 import yaml
+from commands import gtl as run
 from report_samples import make_document, make_learngene, make_provenance
 
-from gtl.cli import main
 from gtl.config_file import config_hash, load_config
 from gtl.errors import ConfigError
 from gtl.learngene.artifact import Learngene
 from gtl.report.card import card_markdown
 from gtl.report.run import export_gene
-
-
-def run(*words: object) -> int:
-    """The command in this process; its exit code."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["gtl", *map(str, words)])
-        try:
-            main()
-        except SystemExit as stop:
-            return int(stop.code or 0)
-    return 0
 
 
 def measured(**changes: Any) -> Learngene:
