@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import hypothesis
 from figure import circumstances, rounded, typed
 from fuzz_changes import changed
-from fuzz_kinds import KINDS
+from fuzz_kinds import KINDS, warm_up
 from fuzz_seeds import seeds
 from fuzz_strategies import STRATEGIES
 from fuzz_watch import MIB, Kind, Outcome, Watch, limit_memory, memory
@@ -154,7 +154,7 @@ class Fuzzer:
         hypothesis.seed(seed)(settled(hypothesis.given(STRATEGIES[batch.kind])(show)))()
 
     def _atheris(self, batch: Batch, seed: int, show: Callable[[bytes], None]) -> None:
-        """In a process of its own: libFuzzer takes one over for good."""
+        """In a process of its own: libFuzzer takes one over for good. What fails there is judged here."""
         script = Path(__file__).with_name("fuzz_atheris.py")
         words = [sys.executable, str(script), batch.kind, str(batch.size), str(seed % 2**31)]
         found = json.loads(subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout)
@@ -162,9 +162,9 @@ class Fuzzer:
         tally.inputs["atheris"] += found["inputs"]
         tally.ended.update(found["ended"])
         tally.slowest, tally.growth = max(tally.slowest, found["slowest"]), max(tally.growth, found["growth"])
-        for failure, (count, data) in found["failures"].items():
-            self._keep(batch.kind, failure, bytes.fromhex(data))
-            tally.failures[failure] += count
+        for data in found["failed"]:
+            tally.inputs["atheris"] -= 1  # it is counted when it is shown
+            show(bytes.fromhex(data))
 
     def _show(self, batch: Batch, data: bytes) -> None:
         outcome = self.watch.show(KINDS[batch.kind], data)
@@ -204,9 +204,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if given.out and given.out.exists():
         before = json.loads(given.out.read_text("utf-8"))
         fuzzer.tallies = {name: Tally.from_json(found) for name, found in before["kinds"].items()}
-    for name, kind in KINDS.items():
-        for data in seeds(name):  # what is first called brings libraries into memory, which no input is to blame for
-            kind.read(data)
+    warm_up()
     limit_memory(HEADROOM)
     done = before["batches"]
     record: dict[str, Any] = {}

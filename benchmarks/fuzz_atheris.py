@@ -1,6 +1,7 @@
 """One batch of `fuzz.py` led by coverage: python benchmarks/fuzz_atheris.py KIND INPUTS SEED; prints what became of it.
 
 libFuzzer keeps what reaches new code and changes it again, here with the same changes as the engine `mutation`, or its own.
+Instrumented code takes many times as long: what fails here is only said, and `fuzz.py` judges it again without.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import atheris
 
 with atheris.instrument_imports(include=["gtl", "yaml"]):
     from fuzz_changes import changed
-    from fuzz_kinds import KINDS
+    from fuzz_kinds import KINDS, warm_up
     from fuzz_seeds import seeds
     from fuzz_watch import Watch
 
@@ -29,7 +30,7 @@ def main() -> None:
     """Never returns."""
     name, inputs, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     kind, watch, ended = KINDS[name], Watch(), Counter[str]()
-    failures: dict[str, tuple[int, str]] = {}
+    failed: list[str] = []
     most = {"slowest": 0.0, "growth": 0}
     real = Path(tempfile.mkdtemp(prefix="gtl-fuzz-"))
     for number, data in enumerate(seeds(name)):
@@ -38,17 +39,16 @@ def main() -> None:
     def show(data: bytes) -> None:
         outcome = watch.show(kind, data)
         if outcome.failure:
-            count, first = failures.get(outcome.failure, (0, data.hex()))
-            failures[outcome.failure] = (count + 1, first)
+            failed.append(data.hex())
         else:
             ended[outcome.stage] += 1
-        most["slowest"], most["growth"] = max(most["slowest"], outcome.seconds), max(most["growth"], outcome.growth)
-        shown = ended.total() + sum(count for count, _ in failures.values())
+            most["slowest"], most["growth"] = max(most["slowest"], outcome.seconds), max(most["growth"], outcome.growth)
+        shown = ended.total() + len(failed)
         if shown == inputs:  # libFuzzer would end the process, too, but without a word
             for file in real.iterdir():
                 file.unlink()
             real.rmdir()
-            print(json.dumps({"inputs": shown, "ended": ended, "failures": failures, **most}), flush=True)
+            print(json.dumps({"inputs": shown, "ended": ended, "failed": failed, **most}), flush=True)
             os._exit(0)
 
     def change(data: bytes, size: int, number: int) -> bytes:
@@ -57,6 +57,7 @@ def main() -> None:
             return atheris.Mutate(data, size)
         return changed(name, data, draw)[:size]
 
+    warm_up([name])
     with watch.on():
         options = [f"-seed={seed}", f"-max_len={LONGEST}", "-len_control=0", "-timeout=60", "-rss_limit_mb=0"]
         atheris.Setup([sys.argv[0], *options, str(real)], show, custom_mutator=change)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from fuzz_seeds import seeds
 from fuzz_watch import BrokenPromiseError, Kind
 
 from gtl import strict_yaml
@@ -133,6 +134,13 @@ KINDS = {
         Kind("journal", journal, (RunError,), {"parse_rows": "rows", "from_rows": "tree"}),
     )
 }
+
+
+def warm_up(names: Iterable[str] = KINDS) -> None:
+    """Read real inputs: what is first called brings libraries into memory, which no input is to blame for."""
+    for name in names:
+        for data in seeds(name):
+            KINDS[name].read(data)
 
 
 def _hold(true: bool) -> None:

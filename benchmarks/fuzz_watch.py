@@ -106,12 +106,11 @@ class Watch:
     seconds: float = 1.0
     growth: int = 64 * MIB
     _armed: bool = field(default=False, repr=False)
-    _memory: Memory = field(default=Memory(0, 0), repr=False)
 
     @contextmanager
     def on(self) -> Iterator[Watch]:
         """The alarm is ours inside the block."""
-        before, self._memory = signal.signal(signal.SIGPROF, self._alarm), memory()
+        before = signal.signal(signal.SIGPROF, self._alarm)
         try:
             yield self
         finally:
@@ -120,7 +119,7 @@ class Watch:
 
     def show(self, kind: Kind, data: bytes) -> Outcome:
         """Have an input read. Only inside `on`."""
-        stage, failure, began = "", "", time.process_time()
+        stage, failure, memory_before, began = "", "", memory(), time.process_time()
         self._armed = True
         signal.setitimer(signal.ITIMER_PROF, self.seconds)
         try:
@@ -139,8 +138,8 @@ class Watch:
         finally:
             self._armed = False
             signal.setitimer(signal.ITIMER_PROF, 0)
-        seconds, before, self._memory = time.process_time() - began, self._memory, memory()
-        growth = self._memory.growth(before)
+        seconds = time.process_time() - began
+        growth = memory().growth(memory_before)
         if not failure and seconds > self.seconds:  # a call into C is not interrupted
             failure = f"more than {self.seconds} s"
         if not failure and growth > self.growth:
