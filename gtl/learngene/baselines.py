@@ -21,7 +21,7 @@ def pretrained_tensors(world: World, images: int, say: Callable[[str], None] = l
         EvolutionError: its training diverged.
     """
     config = world.config
-    steps = training_steps(world, images)
+    steps = training_steps(world, config.founders.training, images)
 
     def make() -> GeneTensors:
         say(f"reference: training a whole network on {images:,} images, as many as the gene cost")

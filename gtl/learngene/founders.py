@@ -24,7 +24,7 @@ from gtl.training import Progress, TrainingResult, cpu_threads, train
 
 SAVE_EVERY = 20.0  # seconds between saves of a training's progress
 CHECKPOINT = "founders.checkpoint"
-RATE = "founders.training.learning_rate"
+RATE, LIFE_RATE = "founders.training.learning_rate", "life.training.learning_rate"
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ def pretrain(
     return network, result
 
 
-def training_steps(world: World, images: int) -> int:
-    """Steps of the founders' recipe that consume `images` training images."""
-    return max(1, images // min(world.config.founders.training.batch_size, len(world.train.labels)))
+def training_steps(world: World, recipe: TrainingSection, images: int) -> int:
+    """Steps of a recipe that consume `images` training images."""
+    return max(1, images // min(recipe.batch_size, len(world.train.labels)))
 
 
 def ancestor_images(config: Config, train_images: int) -> int:
@@ -180,7 +180,7 @@ def fit_head(world: World, tensors: GeneTensors) -> tuple[GeneTensors, int]:
     recipe = world.config.founders.training
     seed = derive(world.config.seed, "teacher")
     network = gene_start(world.host, world.layout.full(), tensors).probe(world.train.n_classes, derive(seed, "head"))
-    steps = training_steps(world, len(world.train.labels))
+    steps = training_steps(world, recipe, len(world.train.labels))
     result = train(
         network, world.images_for(recipe), recipe, steps=steps, seed=derive(seed, "training"), compute=world.compute
     )

@@ -18,6 +18,7 @@ from gtl.fewshot import SCRATCH
 from gtl.genotype import ChannelMask, Genotype
 from gtl.individual import Job, ParentGene
 from gtl.learngene.founders import (
+    LIFE_RATE,
     RATE,
     ancestor_images,
     ancestor_tensors,
@@ -135,11 +136,16 @@ def random_mask(setting: Setting) -> list[Entrant]:
 
 
 def thin(setting: Setting) -> list[Entrant]:
-    """A network of the learngene's widths, trained alone from scratch on as many images, and handed on as a circuit."""
+    """A network of the learngene's widths, trained alone from scratch on as many images, and handed on as a circuit.
+
+    Where genes live as circuits, it learns by the recipe of their lives: what is left between the two is evolution.
+    """
     world, counts = setting.world, setting.learngene.genotype.counts
     genotype = Genotype({g: ChannelMask(width, range(counts[g])) for g, width in world.layout.groups.items()})
-    recipe = world.config.founders.training
-    steps, seed = training_steps(world, setting.images), derive(world.config.seed, "thin network")
+    founders, life = world.config.founders, world.config.life
+    circuit = life.host == "circuit"
+    recipe, rate = (life.training, LIFE_RATE) if circuit else (founders.training, RATE)
+    steps, seed = training_steps(world, recipe, setting.images), derive(world.config.seed, "thin network")
 
     def make() -> GeneTensors:
         setting.say(f"thin network: training it alone on {setting.images:,} images")
@@ -148,13 +154,14 @@ def thin(setting: Setting) -> list[Entrant]:
         result = train(
             network, world.images_for(recipe), recipe, steps=steps, seed=derive(seed, "training"), compute=world.compute
         )
-        check_finite(result, "the thin network", RATE, recipe)
+        check_finite(result, "the thin network", rate, recipe)
         network.to("cpu")
         return {name: network.state_dict()[name] for name in world.layout.inherited}
 
     key = {"kind": "thin", "counts": list(counts.values()), "steps": steps, "recipe": recipe.model_dump(mode="json")}
     tensors = setting.fitted(kept_tensors(world, key, make), genotype)
-    return [setting.gene("thin network", genotype, tensors, setting.images)]
+    learned = "life.training" if circuit else "founders.training"
+    return [setting.gene("thin network", genotype, tensors, setting.images, recipe=learned)]
 
 
 def knowledge_evolution(setting: Setting) -> list[Entrant]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,17 @@ def test_masks_and_weights_are_told_apart(found: dict[str, Entrant], setting: Se
     first = setting.world.layout.convolutions[0]
     rows = next(iter(mask.genotype.values())).kept if mask.genotype is not None else ()
     assert torch.equal(mask.tensors[first], weights[torch.as_tensor(list(rows))])
+
+
+def test_the_thin_network_learns_as_the_genes_do(cache: Path) -> None:
+    """By the recipe of lives where genes live as circuits, so that a better recipe is no merit of the evolution's."""
+    starts = {}
+    for host, rate in (("newborn", 0.05), ("newborn", 0.2), ("circuit", 0.05), ("circuit", 0.2)):
+        place = world("vgg11", life={"host": host, "training": {"learning_rate": rate}})
+        (entrant,) = opponents.thin(replace(setting_of("vgg11"), world=place))
+        starts[host, rate] = entrant.start.digest
+        assert entrant.about["recipe"] == ("life.training" if host == "circuit" else "founders.training")
+    assert starts["newborn", 0.05] == starts["newborn", 0.2] == starts["circuit", 0.05] != starts["circuit", 0.2]
 
 
 def test_last_layers_are_whole_and_last(found: dict[str, Entrant], setting: Setting) -> None:
