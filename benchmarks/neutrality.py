@@ -2,9 +2,10 @@
 
 python benchmarks/neutrality.py DATA [--seeds 5] [--out RECORD.json]       DATA: CIFAR-FS; twenty minutes on one core
 
-A way is how training and criticism are computed. Each seed's life starts from the committed quarter-width VGG11 gene, with
-the same host, batches and crops in every way; descendants of what is extracted are trained (always in float32) and tested
-on *validation* classes. Differences to the plain way are paired by seed. A bound holds if the interval contains zero.
+A way is how training and criticism are computed. Each seed's life, 400 steps in a whole newborn, starts from the committed
+quarter-width VGG11 gene, with the same host, batches and crops in every way; descendants of what is extracted are trained
+(always in float32) and tested on *validation* classes. Differences to the plain way are paired by seed. A bound holds if the
+interval contains zero.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from gtl.world import make_world
 GENE = Path(__file__).parent.parent / "populations/cifar-fs-vgg11-quarter/learngene.safetensors"
 DESCENDANTS = 2  # of each life
 RATE = 0.03
+LIFE = {"host": "newborn", "steps": 400, "distill": 0.0}  # whatever lives the gene itself has had
 CPU = Compute(torch.device("cpu"), None)
 
 
@@ -86,7 +88,7 @@ def main() -> int:
 def figures(data: str, seeds: int) -> Iterator[Figure]:
     """Accuracies of every way, and what each loses or gains against the first."""
     gene = Learngene.load(GENE)
-    config = changed_config(config_of(gene), data={"root": data}, compute={"device": "cpu", "threads": 1})
+    config = changed_config(config_of(gene), data={"root": data}, life=LIFE, compute={"device": "cpu", "threads": 1})
     world = make_world(config)
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in WAYS}
     for seed in range(seeds):

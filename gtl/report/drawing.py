@@ -22,6 +22,7 @@ from gtl import storage
 
 DPI = 150
 WIDTH = 6.0  # inches: 900 pixels
+CHARACTER = 0.0115  # of the width, of text in its usual size
 INK, MUTED, RULE, PALE = "#222222", "#666666", "#c9c9c9", "#ececec"
 BLUE, SKY = "#0072b2", "#8fc1e3"
 # Okabe and Ito's colours, which stay apart for the colour-blind; every line also has its own marker and its name on it.

@@ -18,6 +18,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from gtl.genotype import Genotype
 from gtl.report.drawing import (
     BLUE,
+    CHARACTER,
     DPI,
     INK,
     MUTED,
@@ -176,7 +177,7 @@ def curves_figure(curves: Mapping[str, Sequence[tuple[float, float]]], *, title:
     """
     if not curves or not all(curves.values()):
         raise ValueError("there are no curves to draw, or one of them is empty")
-    figure, axes = _line_axes(title)
+    figure, axes = _line_axes(title, max(map(len, curves)) + len(" 12.3 %"))
     labels = []
     for start, colour, marker in looks_of(curves):
         points = sorted(curves[start])
@@ -203,7 +204,7 @@ def _rows_of_starts(results: Sequence[Row], starts: Mapping[str, Row], title: st
     count = len(ordered)
     height = 1.02 + 0.25 * bool(title) + 0.4 * count
     figure = Figure(figsize=(WIDTH, height))
-    left = max(0.175, 0.02 + 0.0115 * max(len(result["start"]) for result in ordered))  # room for the longest name
+    left = max(0.175, 0.02 + CHARACTER * max(len(result["start"]) for result in ordered))  # room for the longest name
     width = 0.56 - left
     axes = figure.add_axes((left, 0.7 / height, width, 0.4 * count / height))
     accuracy_x, gain_x = 0.585, 0.748  # of the figure
@@ -249,7 +250,7 @@ def _rows_of_starts(results: Sequence[Row], starts: Mapping[str, Row], title: st
 
 
 def _over_shots(results: Sequence[Row], title: str) -> Figure:
-    figure, axes = _line_axes(title)
+    figure, axes = _line_axes(title, max(len(result["start"]) for result in results) + len(" 12.3 ± 0.1 %"))
     shots = sorted({result["shots"] for result in results})
     looks = looks_of(result["start"] for result in results)
     labels = []
@@ -275,10 +276,13 @@ def _over_shots(results: Sequence[Row], title: str) -> Figure:
     return figure
 
 
-def _line_axes(title: str) -> tuple[Figure, Axes]:
+def _line_axes(title: str, longest: int) -> tuple[Figure, Axes]:
+    """Axes with room on their right for end labels of so many characters."""
     figure = Figure(figsize=(WIDTH, 3.4))
     axes = figure.subplots()
-    figure.subplots_adjust(left=0.108, right=0.692, top=0.96 - 0.06 * bool(title), bottom=0.135)
+    figure.subplots_adjust(
+        left=0.108, right=min(0.692, 0.96 - CHARACTER * longest), top=0.96 - 0.06 * bool(title), bottom=0.135
+    )
     if title:
         figure.suptitle(title, x=0.012, y=0.98, ha="left", fontsize=10)
     axes.grid(axis="y", color=PALE, linewidth=0.7)

@@ -133,6 +133,16 @@ def test_curves_are_means_over_seeds() -> None:
         descendants_figure([])
 
 
+@pytest.mark.parametrize("name", ["scratch", "knowledge evolution, equal images", "trained mask, random weights"])
+def test_names_of_any_length_are_shown_whole(name: str) -> None:
+    shots = [{**result, "start": name} for result in make_results((1, 5)) if result["start"] == "learngene"]
+    for figure in (curves_figure({name: [(0, 0.125), (20, 0.999)]}), descendants_figure(shots)):
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        (axes,) = figure.axes
+        right = max(text.get_window_extent(renderer).x1 for text in axes.texts)
+        assert right < figure.bbox.x1 and axes.get_position().width > 0.3, name
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_equal_figures_are_equal_files_whatever_the_users_settings(name: str, tmp_path: Path) -> None:
     save(FIGURES[name](), tmp_path / "a.png")
