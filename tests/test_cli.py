@@ -43,8 +43,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, made through the command line."""
     out = tmp_path_factory.mktemp("runs") / "one"
-    with pytest.MonkeyPatch.context() as patch:
-        assert gtl(patch, "evolve", tiny, "--out", out) == 0
+    assert gtl("evolve", tiny, "--out", out) == 0
     return out
 
 

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from test_cli import CONFIG, gtl
+from commands import gtl
+from test_cli import CONFIG
 
 from gtl.config_file import load_config
 from gtl.learngene.artifact import Learngene
@@ -37,7 +38,7 @@ def genes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_inspect_says_what_a_gene_is(genes: Path, tmp_path: Path, monkeypatch: Patch, capsys: Capture) -> None:
     picture = tmp_path / "kept.png"
-    assert gtl(monkeypatch, "inspect", genes / "a.safetensors", "--picture", picture) == 0
+    assert gtl("inspect", genes / "a.safetensors", "--picture", picture) == 0
     shown = capsys.readouterr()
     read = " ".join(shown.out.split())
     for wanted in ("conv8", "as a circuit", "if whole kernels are counted", "MFLOP an image, the whole network",
@@ -46,14 +47,14 @@ def test_inspect_says_what_a_gene_is(genes: Path, tmp_path: Path, monkeypatch: P
     assert "\x1b" not in shown.out, "a file moves no cursor"
     assert picture.read_bytes().startswith(b"\x89PNG") and str(picture) in shown.err
     before = picture.read_bytes()
-    assert gtl(monkeypatch, "inspect", genes / "b.safetensors", "--picture", picture) == 74
+    assert gtl("inspect", genes / "b.safetensors", "--picture", picture) == 74
     assert "exists already" in capsys.readouterr().err and picture.read_bytes() == before
-    assert gtl(monkeypatch, "inspect", genes / "b.safetensors", "--picture", tmp_path / "kept.jpg") == 74
+    assert gtl("inspect", genes / "b.safetensors", "--picture", tmp_path / "kept.jpg") == 74
     assert "ends in .png" in capsys.readouterr().err
 
 
 def test_inspect_json_has_all_of_it(genes: Path, monkeypatch: Patch, capsys: Capture) -> None:
-    assert gtl(monkeypatch, "inspect", genes / "a.safetensors", "--json", "--pixels", 40) == 0
+    assert gtl("inspect", genes / "a.safetensors", "--json", "--pixels", 40) == 0
     found = json.loads(capsys.readouterr().out)
     gene = Learngene.load(genes / "a.safetensors")
     assert found["digest"] == gene.digest and found["shares"] == found["recorded_shares"] == dict(gene.shares)
@@ -63,36 +64,36 @@ def test_inspect_json_has_all_of_it(genes: Path, monkeypatch: Patch, capsys: Cap
 
 
 def test_a_gene_without_records_is_looked_into_as_well(genes: Path, monkeypatch: Patch, capsys: Capture) -> None:
-    assert gtl(monkeypatch, "inspect", genes / "c.safetensors") == 0
+    assert gtl("inspect", genes / "c.safetensors") == 0
     read = " ".join(capsys.readouterr().out.split())
     assert "made: not recorded how" in read and "no size is recorded" in read and "evidence: none" in read
 
 
 def test_diff_of_two_cuts(genes: Path, monkeypatch: Patch, capsys: Capture) -> None:
     words = ("diff", genes / "a.safetensors", genes / "b.safetensors")
-    assert gtl(monkeypatch, *words, "--images", "glyphs") == 0
+    assert gtl(*words, "--images", "glyphs") == 0
     read = " ".join(capsys.readouterr().out.split())
     assert "Jaccard" in read and "48 val images of glyphs in batches of 48" in read and "other ancestors" not in read
-    assert gtl(monkeypatch, *words, "--images", "glyphs", "--json") == 0
+    assert gtl(*words, "--images", "glyphs", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["ancestor"] == "same" and 0 < found["jaccard"] < 1 and not found["equal"]
     assert all(row["kernels"] == 0 for row in found["groups"] if row["kernels"] is not None), "cut from one network"
     assert len(found["likeness"]) == 8
-    assert gtl(monkeypatch, *words) == 0
+    assert gtl(*words) == 0
     assert "CKA" not in capsys.readouterr().out
 
 
 def test_diff_of_a_gene_with_itself(genes: Path, monkeypatch: Patch, capsys: Capture) -> None:
-    assert gtl(monkeypatch, "diff", genes / "a.safetensors", genes / "a.safetensors") == 0
+    assert gtl("diff", genes / "a.safetensors", genes / "a.safetensors") == 0
     assert "they are the same gene" in capsys.readouterr().out
 
 
 def test_diff_of_other_architectures_says_what_compares(genes: Path, monkeypatch: Patch, capsys: Capture) -> None:
     words = ("diff", genes / "a.safetensors", genes / "c.safetensors")
-    assert gtl(monkeypatch, *words) == 0
+    assert gtl(*words) == 0
     read = " ".join(capsys.readouterr().out.split())
     assert "do not compare: a learngene of vgg11 and one of resnet12" in read and "give --images SOURCE" in read
-    assert gtl(monkeypatch, *words, "--images", "glyphs") == 0
+    assert gtl(*words, "--images", "glyphs") == 0
     assert "stage4.out" in capsys.readouterr().out
 
 
@@ -102,22 +103,19 @@ def test_merge_writes_a_gene_without_evidence(
 ) -> None:
     out = tmp_path / "merged.safetensors"
     words = ("merge", genes / "a.safetensors", genes / "b.safetensors", "--how", how, "-o", out)
-    assert gtl(monkeypatch, *words, "--images", "glyphs") == 0
+    assert gtl(*words, "--images", "glyphs") == 0
     read = " ".join(capsys.readouterr().out.split())
     assert "evidence does not carry over" in read and ("better: " in read) == (how == "better")
     merged = Learngene.load(out)
     parents = {Learngene.load(genes / f"{name}.safetensors").digest for name in "ab"}
     assert {parent["digest"] for parent in merged.provenance["parents"]} == parents and not merged.evidence
     assert merged.provenance["derived"]["norms"]["role"] == "train"
-    assert gtl(monkeypatch, "inspect", out) == 0
+    assert gtl("inspect", out) == 0
     assert "mind: evidence does not carry over" in " ".join(capsys.readouterr().out.split())
     before = out.read_bytes()
-    assert gtl(monkeypatch, *words) == 74 and out.read_bytes() == before
+    assert gtl(*words) == 74 and out.read_bytes() == before
     again = tmp_path / "again.safetensors"
-    assert (
-        gtl(monkeypatch, "merge", genes / "b.safetensors", genes / "a.safetensors", "--how", how, "-o", again, "--json")
-        == 0
-    )
+    assert gtl("merge", genes / "b.safetensors", genes / "a.safetensors", "--how", how, "-o", again, "--json") == 0
     capsys.readouterr()
     assert Learngene.load(again).genotype == merged.genotype
 
@@ -126,21 +124,21 @@ def test_shrink_writes_a_gene_within_the_budget(
     genes: Path, tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     out = tmp_path / "small.safetensors"
-    assert gtl(monkeypatch, "shrink", genes / "a.safetensors", "--budget", 0.1, "-o", out, "--json") == 0
+    assert gtl("shrink", genes / "a.safetensors", "--budget", 0.1, "-o", out, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     small = Learngene.load(out)
     assert found["digest"] == small.digest and small.shares["circuit"] <= 0.1 and not found["unchanged"]
     assert found["derived"]["budget"] == 0.1 and found["parents"] == [Learngene.load(genes / "a.safetensors").digest]
     same = tmp_path / "same.safetensors"
-    assert gtl(monkeypatch, "shrink", out, "--budget", 0.5, "-o", same) == 0
+    assert gtl("shrink", out, "--budget", 0.5, "-o", same) == 0
     assert "within the budget already" in capsys.readouterr().out and same.read_bytes() == out.read_bytes()
     taylor = tmp_path / "taylor.safetensors"
     words = ("shrink", genes / "a.safetensors", "--budget", 0.1, "--method", "taylor", "-o", taylor)
-    assert gtl(monkeypatch, *words) == 2
-    assert gtl(monkeypatch, *words, "--images", "glyphs") == 0
+    assert gtl(*words) == 2
+    assert gtl(*words, "--images", "glyphs") == 0
     assert "mind: " in capsys.readouterr().out
     child = tmp_path / "child.safetensors"
-    assert gtl(monkeypatch, "inherit", taylor, "--arch", "vgg11", "--width", 0.0625, "--classes", 4, "-o", child) == 0
+    assert gtl("inherit", taylor, "--arch", "vgg11", "--width", 0.0625, "--classes", 4, "-o", child) == 0
 
 
 @pytest.mark.parametrize(
@@ -163,7 +161,7 @@ def test_what_cannot_be_done_ends_in_one_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     known = {name.upper(): genes / f"{name}.safetensors" for name in "abc"}
-    assert gtl(monkeypatch, *(known.get(word, word) for word in words)) == code
+    assert gtl(*(known.get(word, word) for word in words)) == code
     printed = capsys.readouterr()
     assert said in printed.err and "Traceback" not in printed.err
     assert not list(tmp_path.iterdir())

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cli import CONFIG, gtl
+from commands import gtl
+from test_cli import CONFIG
 
 from gtl.config_file import load_config
 from gtl.learngene.artifact import Learngene
@@ -27,12 +28,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_condense_and_read_it_everywhere(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_condense_and_read_it_everywhere(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "gene.safetensors"
     words = ("condense", folder / "mine.pt", folder / "tiny.yaml", "--method", "taylor", "--budget", 0.2, "-o", out)
-    assert gtl(monkeypatch, *words) == 0
+    assert gtl(*words) == 0
     shown = capsys.readouterr()
     assert "conv8" in shown.out and "whole kernels" in shown.out and "the whole network" in shown.out
     assert "left out: module.head.bias, module.head.weight" in shown.err
@@ -40,18 +39,18 @@ def test_condense_and_read_it_everywhere(
     assert gene.shares["circuit"] <= 0.2 and gene.provenance["checkpoint"]["name"] == "mine.pt"
     assert str(tmp_path) not in json.dumps(gene.provenance) and str(folder) not in json.dumps(gene.provenance)
 
-    assert gtl(monkeypatch, "inspect", out) == 0
+    assert gtl("inspect", out) == 0
     read = " ".join(capsys.readouterr().out.split())
     assert "one-shot cut of a checkpoint" in read and "training images unknown" in read and "channels by taylor" in read
     child = tmp_path / "child.safetensors"
-    assert gtl(monkeypatch, "inherit", out, "--arch", "vgg11", "--width", 0.0625, "--classes", 4, "-o", child) == 0
+    assert gtl("inherit", out, "--arch", "vgg11", "--width", 0.0625, "--classes", 4, "-o", child) == 0
     capsys.readouterr()
-    assert gtl(monkeypatch, "fewshot", out, "--starts", "scratch,learngene", "--out", tmp_path / "evidence") == 0
+    assert gtl("fewshot", out, "--starts", "scratch,learngene", "--out", tmp_path / "evidence") == 0
     assert "unknown" in capsys.readouterr().out
     document = json.loads((tmp_path / "evidence" / "evidence.json").read_text())
     assert document["images"] is None and {row["start"] for row in document["descendants"]} == {"scratch", "learngene"}
     assert "unknown" in write_card(gene.with_evidence([document]), out).read_text()
-    assert gtl(monkeypatch, "fewshot", out) == 65
+    assert gtl("fewshot", out) == 65
     assert "compare --starts scratch,learngene" in capsys.readouterr().err
 
 
@@ -61,16 +60,16 @@ def test_condense_json_and_a_search(
     monkeypatch.setattr("gtl.learngene.allocation_search.search_allocation.__kwdefaults__", FEW)
     out = tmp_path / "gene.safetensors"
     words = ("condense", folder / "mine.pt", folder / "tiny.yaml", "--allocation", "searched", "-o", out)
-    assert gtl(monkeypatch, *words, "--set", "seed=4", "--json") == 0
+    assert gtl(*words, "--set", "seed=4", "--json") == 0
     document = json.loads(capsys.readouterr().out)
     gene = Learngene.load(out)
     assert document["digest"] == gene.digest and document["counts"] == gene.genotype.counts
     assert document["cut"]["evaluations"] > 3 and document["cut"]["budget"] == 0.3
     assert gene.provenance["seed"] == 4
     before = out.read_bytes()
-    assert gtl(monkeypatch, *words) == 74
+    assert gtl(*words) == 74
     assert "exists already" in capsys.readouterr().err and out.read_bytes() == before
-    assert gtl(monkeypatch, *words[:-1], tmp_path / "again.safetensors") == 0
+    assert gtl(*words[:-1], tmp_path / "again.safetensors") == 0
     assert "the search judged" in capsys.readouterr().out
 
 
@@ -104,7 +103,7 @@ def test_what_cannot_be_condensed_ends_in_one_sentence(
     monkeypatch.chdir(tmp_path)
     places = {"CHECKPOINT": folder / "mine.pt", "CONFIG": folder / "tiny.yaml"}
     out = () if "-o" in words else ("-o", "gene.safetensors")
-    assert gtl(monkeypatch, "condense", *(places.get(word, word) for word in words), *out) == code
+    assert gtl("condense", *(places.get(word, word) for word in words), *out) == code
     printed = capsys.readouterr()
     assert said in printed.err and "Traceback" not in printed.err
     assert not list(tmp_path.iterdir())

@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from commands import gtl
 from gene_files import make_gene, resealed
 from hostile_files import hostile, more_hostile, pickles, write
 from pico import spec
-from test_cli import CONFIG, gtl
+from test_cli import CONFIG
 
 from gtl.config_file import load_config
 from gtl.data import npz
@@ -137,9 +138,7 @@ def test_f30_pickles_are_recognised() -> None:
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 @pytest.mark.parametrize("form", ["bare", "zip", "older"])
-def test_f30_no_door_runs_a_pickle(
-    form: str, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_f30_no_door_runs_a_pickle(form: str, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     canary, evil, config = tmp_path / "canary", tmp_path / f"evil{suffix}", tmp_path / "tiny.yaml"
     evil.write_bytes(pickles(canary)[form])
     config.write_text(CONFIG)
@@ -157,7 +156,7 @@ def test_f30_no_door_runs_a_pickle(
         ("evolve", config, "--set", f"founders.checkpoint={evil}", "--out", tmp_path / "evolved"): 2,
     }
     for words, code in doors.items():
-        assert gtl(monkeypatch, *words) == code, words
+        assert gtl(*words) == code, words
         assert "Traceback" not in capsys.readouterr().err
     assert not canary.exists()
     assert {path.name for path in tmp_path.iterdir()} == {evil.name, config.name, run.name}, (

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import gtl
 from run_files import KilledError, commit, create, journal, leftovers, rows, tensors
-from test_cli import gtl
 
 from gtl import storage
 from gtl.errors import LearngeneError, RunError, StorageError
@@ -186,9 +186,7 @@ def test_f22_open_refuses_what_is_no_run(tmp_path: Path) -> None:
     RunStore.open(store.path)
 
 
-def test_f22_a_run_of_a_newer_format_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_f22_a_run_of_a_newer_format_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """By every command that reads or goes on with a run."""
     store = create(tmp_path / "run")
     with store.lock():
@@ -196,7 +194,7 @@ def test_f22_a_run_of_a_newer_format_is_left_alone(
     (store.path / "run.json").write_text((store.path / "run.json").read_text().replace('"1.0"', '"2.0"'))
     before = {path: path.read_bytes() for path in sorted(store.path.rglob("*")) if path.is_file()}
     for words in (["resume", store.path], ["status", store.path], ["watch", store.path]):
-        assert gtl(monkeypatch, *words) == 2, words
+        assert gtl(*words) == 2, words
         assert "run format 2.0; this gtl reads 1.x" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in sorted(store.path.rglob("*")) if path.is_file()} == before
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import gtl
 from pico import random_genotype, spec
 from safetensors.torch import load_file
-from test_cli import CONFIG, gtl
+from test_cli import CONFIG
 
 import gtl as package
 from gtl.descending import STARTS, descend
@@ -26,8 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run."""
     folder = tmp_path_factory.mktemp("descend")
     (folder / "tiny.yaml").write_text(CONFIG)
-    with pytest.MonkeyPatch.context() as patch:
-        assert gtl(patch, "evolve", folder / "tiny.yaml", "--out", folder / "run") == 0
+    assert gtl("evolve", folder / "tiny.yaml", "--out", folder / "run") == 0
     return folder / "run"
 
 
@@ -42,9 +42,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def test_a_descendant_is_written_with_its_report(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_descendant_is_written_with_its_report(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Taught by the run's own ancestor; what is written is the plain thin network, and does what the report says."""
     out = tmp_path / "child.safetensors"
     words = (
@@ -59,7 +57,7 @@ def test_a_descendant_is_written_with_its_report(
         "--taps",
         "conv6,pooled",
     )
-    assert gtl(monkeypatch, *words, "--shots", 3, "--steps", 5, "--seed", 2, "-o", out, "--json") == 0
+    assert gtl(*words, "--shots", 3, "--steps", 5, "--seed", 2, "-o", out, "--json") == 0
     document = json.loads(capsys.readouterr().out)
     assert (
         document == json.loads((tmp_path / "child.json").read_text()) and document["descendant"] == "child.safetensors"
@@ -80,19 +78,17 @@ def test_a_descendant_is_written_with_its_report(
     assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in again.network.state_dict().items())
 
 
-def test_people_read_a_sentence(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_people_read_a_sentence(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "child.safetensors"
-    assert gtl(monkeypatch, "descend", run, "--data", "digits", "--shots", 2, "--steps", 2, "-o", out) == 0
+    assert gtl("descend", run, "--data", "digits", "--shots", 2, "--steps", 2, "-o", out) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert (
         "parameters for 10 classes; report in child.json" in printed and "held-out images of these classes" in printed
     )
     before = out.read_bytes()
-    assert gtl(monkeypatch, "descend", run, "-o", out) == 74
+    assert gtl("descend", run, "-o", out) == 74
     out.unlink()
-    assert gtl(monkeypatch, "descend", run, "-o", out) == 74, "the report of an older one"
+    assert gtl("descend", run, "-o", out) == 74, "the report of an older one"
     assert "child.json exists already" in capsys.readouterr().err and before
 
 
@@ -204,15 +200,13 @@ def test_bad_words_end_in_one_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     given = words if "-o" in words else (*words, "-o", "child.safetensors")
-    assert gtl(monkeypatch, "descend", run, *given) == code
+    assert gtl("descend", run, *given) == code
     printed = " ".join(capsys.readouterr().err.split())
     assert says in printed and "Traceback" not in printed
     assert list(tmp_path.glob("*.safetensors")) == []
 
 
-def test_compare_takes_options_of_transfer_alone(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_compare_takes_options_of_transfer_alone(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = (
         "compare",
         run / "learngene.safetensors",
@@ -222,11 +216,11 @@ def test_compare_takes_options_of_transfer_alone(
         1,
         "--json",
     )
-    assert gtl(monkeypatch, *words, "--set", "transfer.mixer=static") == 0
+    assert gtl(*words, "--set", "transfer.mixer=static") == 0
     document = json.loads(capsys.readouterr().out)
     assert document["starts"]["compact HKT"]["transfer"]["mixer"] == "static"
     assert {row["start"] for row in document["descendants"]} == {"scratch", "compact scratch", "compact HKT"}
-    assert gtl(monkeypatch, *words, "--set", "seed=3") == 2
+    assert gtl(*words, "--set", "seed=3") == 2
     assert "only transfer.* can be changed" in capsys.readouterr().err
 
 

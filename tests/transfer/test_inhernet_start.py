@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from commands import gtl
 from pico import CPU, config, gratings, noise, random_genotype, spec, stir, world
 from safetensors.torch import load_file, save_file
-from test_cli import gtl
 
 from gtl import models
 from gtl.errors import ConfigError
@@ -186,7 +186,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_inherit_writes_an_inhernet_that_can_be_rebuilt(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "child.safetensors"
     words = [
@@ -203,18 +203,18 @@ def test_inherit_writes_an_inhernet_that_can_be_rebuilt(
         "-o",
         out,
     ]
-    assert gtl(monkeypatch, *words, "--budget", 0.3, "--experts", 2, "--json") == 0
+    assert gtl(*words, "--budget", 0.3, "--experts", 2, "--json") == 0
     report = json.loads(capsys.readouterr().out)
     network = load_inhernet(out)
     assert report["after"] == sum(p.numel() for p in network.parameters()) and report["share"] <= 0.3
     assert network(noise(2, 32)).shape == (2, 4) and report["experts"] == 2 and not report["weighted"]
     assert torch.equal(load_file(out)["conv1.conv.weight"], load_file(checkpoint)["conv1.conv.weight"])
-    assert gtl(monkeypatch, *words, "--budget", 0.3) == 74  # an existing file is never overwritten
+    assert gtl(*words, "--budget", 0.3) == 74  # an existing file is never overwritten
     assert "exists already" in capsys.readouterr().err
 
 
 def test_inherit_shows_what_became_of_every_layer(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = tmp_path / "mine.npz"
     images = gratings(4, 6, size=32)
@@ -230,7 +230,7 @@ def test_inherit_shows_what_became_of_every_layer(
         "--keep-dense",
         "conv2.*, conv3.conv",
     ]
-    assert gtl(monkeypatch, "inherit", checkpoint, "--method", "inhernet", *words) == 0
+    assert gtl("inherit", checkpoint, "--method", "inhernet", *words) == 0
     shown = capsys.readouterr().out
     lines = {line.split()[0]: line for line in shown.splitlines() if line.strip()}
     assert "first convolution" in lines["conv1.conv"] and "in keep_dense" in lines["conv2.conv"]
@@ -250,16 +250,13 @@ def test_inherit_takes_torchvisions_networks(
     parent = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1], 9)
     torch.save({"state_dict": {f"module.{n}": t for n, t in parent.state_dict().items()}}, "parent.pt")
     words = ("--method", "inhernet", "--arch", "mine:small", "--classes", 3, "--rank", 8, "-o", "own.safetensors")
-    assert gtl(monkeypatch, "inherit", "parent.pt", *words, "--keep-dense", "layer[34]*") == 0
+    assert gtl("inherit", "parent.pt", *words, "--keep-dense", "layer[34]*") == 0
     child = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1], 3)
     network = load_inhernet(tmp_path / "own.safetensors", child)
     assert torch.equal(network.bn1.running_var, parent.bn1.running_var)  # type: ignore[union-attr, arg-type]
     assert torch.equal(network.conv1.weight, parent.conv1.weight)  # type: ignore[union-attr, arg-type]
     assert network(noise(2, 32)).shape == (2, 3) and len(inherited_layers(network)) == 5
-    assert (
-        gtl(monkeypatch, "inherit", "parent.pt", *words[:2], "--arch", "resnet18", *words[4:-1], "other.safetensors")
-        == 2
-    )
+    assert gtl("inherit", "parent.pt", *words[:2], "--arch", "resnet18", *words[4:-1], "other.safetensors") == 2
     assert "has no layer1.1.conv1.weight, this ResNet needs (64, 64, 3, 3)" in capsys.readouterr().err
 
 
@@ -282,10 +279,9 @@ def test_inherit_refuses_what_does_not_go_together(
     says: str,
     checkpoint: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "child.safetensors"
     width = () if "--width" in words else ("--width", 0.125)
-    assert gtl(monkeypatch, "inherit", checkpoint, "--arch", "vgg11", *width, "--classes", 4, "-o", out, *words) == code
+    assert gtl("inherit", checkpoint, "--arch", "vgg11", *width, "--classes", 4, "-o", out, *words) == code
     assert says in " ".join(capsys.readouterr().err.split()) and not out.exists()
