@@ -16,7 +16,7 @@ from gtl.models import build, spec_of
 from gtl.surgery import gather
 from gtl.world import make_world
 
-Patch, Capture = pytest.MonkeyPatch, pytest.CaptureFixture[str]
+Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def genes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_inspect_says_what_a_gene_is(genes: Path, tmp_path: Path, monkeypatch: Patch, capsys: Capture) -> None:
+def test_inspect_says_what_a_gene_is(genes: Path, tmp_path: Path, capsys: Capture) -> None:
     picture = tmp_path / "kept.png"
     assert gtl("inspect", genes / "a.safetensors", "--picture", picture) == 0
     shown = capsys.readouterr()
@@ -53,7 +53,7 @@ def test_inspect_says_what_a_gene_is(genes: Path, tmp_path: Path, monkeypatch: P
     assert "ends in .png" in capsys.readouterr().err
 
 
-def test_inspect_json_has_all_of_it(genes: Path, monkeypatch: Patch, capsys: Capture) -> None:
+def test_inspect_json_has_all_of_it(genes: Path, capsys: Capture) -> None:
     assert gtl("inspect", genes / "a.safetensors", "--json", "--pixels", 40) == 0
     found = json.loads(capsys.readouterr().out)
     gene = Learngene.load(genes / "a.safetensors")
@@ -63,13 +63,13 @@ def test_inspect_json_has_all_of_it(genes: Path, monkeypatch: Patch, capsys: Cap
     assert [row["group"] for row in found["groups"]] == list(gene.genotype) == list(found["genotype"])
 
 
-def test_a_gene_without_records_is_looked_into_as_well(genes: Path, monkeypatch: Patch, capsys: Capture) -> None:
+def test_a_gene_without_records_is_looked_into_as_well(genes: Path, capsys: Capture) -> None:
     assert gtl("inspect", genes / "c.safetensors") == 0
     read = " ".join(capsys.readouterr().out.split())
     assert "made: not recorded how" in read and "no size is recorded" in read and "evidence: none" in read
 
 
-def test_diff_of_two_cuts(genes: Path, monkeypatch: Patch, capsys: Capture) -> None:
+def test_diff_of_two_cuts(genes: Path, capsys: Capture) -> None:
     words = ("diff", genes / "a.safetensors", genes / "b.safetensors")
     assert gtl(*words, "--images", "glyphs") == 0
     read = " ".join(capsys.readouterr().out.split())
@@ -83,12 +83,12 @@ def test_diff_of_two_cuts(genes: Path, monkeypatch: Patch, capsys: Capture) -> N
     assert "CKA" not in capsys.readouterr().out
 
 
-def test_diff_of_a_gene_with_itself(genes: Path, monkeypatch: Patch, capsys: Capture) -> None:
+def test_diff_of_a_gene_with_itself(genes: Path, capsys: Capture) -> None:
     assert gtl("diff", genes / "a.safetensors", genes / "a.safetensors") == 0
     assert "they are the same gene" in capsys.readouterr().out
 
 
-def test_diff_of_other_architectures_says_what_compares(genes: Path, monkeypatch: Patch, capsys: Capture) -> None:
+def test_diff_of_other_architectures_says_what_compares(genes: Path, capsys: Capture) -> None:
     words = ("diff", genes / "a.safetensors", genes / "c.safetensors")
     assert gtl(*words) == 0
     read = " ".join(capsys.readouterr().out.split())
@@ -98,9 +98,7 @@ def test_diff_of_other_architectures_says_what_compares(genes: Path, monkeypatch
 
 
 @pytest.mark.parametrize("how", ["union", "intersection", "better"])
-def test_merge_writes_a_gene_without_evidence(
-    how: str, genes: Path, tmp_path: Path, monkeypatch: Patch, capsys: Capture
-) -> None:
+def test_merge_writes_a_gene_without_evidence(how: str, genes: Path, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "merged.safetensors"
     words = ("merge", genes / "a.safetensors", genes / "b.safetensors", "--how", how, "-o", out)
     assert gtl(*words, "--images", "glyphs") == 0
@@ -120,9 +118,7 @@ def test_merge_writes_a_gene_without_evidence(
     assert Learngene.load(again).genotype == merged.genotype
 
 
-def test_shrink_writes_a_gene_within_the_budget(
-    genes: Path, tmp_path: Path, monkeypatch: Patch, capsys: Capture
-) -> None:
+def test_shrink_writes_a_gene_within_the_budget(genes: Path, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "small.safetensors"
     assert gtl("shrink", genes / "a.safetensors", "--budget", 0.1, "-o", out, "--json") == 0
     found = json.loads(capsys.readouterr().out)
@@ -157,7 +153,7 @@ def test_shrink_writes_a_gene_within_the_budget(
     ],
 )
 def test_what_cannot_be_done_ends_in_one_sentence(
-    words: tuple[str, ...], code: int, said: str, genes: Path, tmp_path: Path, monkeypatch: Patch, capsys: Capture
+    words: tuple[str, ...], code: int, said: str, genes: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     known = {name.upper(): genes / f"{name}.safetensors" for name in "abc"}
