@@ -153,7 +153,13 @@ def test_shrink_writes_a_gene_within_the_budget(genes: Path, tmp_path: Path, cap
     ],
 )
 def test_what_cannot_be_done_ends_in_one_sentence(
-    words: tuple[str, ...], code: int, said: str, genes: Path, tmp_path: Path, capsys: Capture
+    words: tuple[str, ...],
+    code: int,
+    said: str,
+    genes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     known = {name.upper(): genes / f"{name}.safetensors" for name in "abc"}
