@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -63,13 +64,27 @@ def run_over(network: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
             ) from None
 
 
+@dataclass(frozen=True, eq=False)
+class OutputMoment:
+    """What a layer gives on some images, its bias aside.
+
+    Attributes:
+        second: float64 ``(outputs, outputs)``, what a decomposition goes by.
+        mean: float64 ``(outputs,)``.
+    """
+
+    second: torch.Tensor
+    mean: torch.Tensor
+
+
 class _Moment:
-    """Collects E[y y^T] of a layer's outputs without its bias, and the mean square of what its kernel reads."""
+    """Collects E[y y^T] and E[y] of a layer's outputs without its bias, and the mean square of what its kernel reads."""
 
     def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
         self.layer = layer
         outputs = layer.weight.shape[0]
         self.outer = torch.zeros(outputs, outputs, dtype=torch.float64, device=layer.weight.device)
+        self.total = self.outer.new_zeros(outputs)
         self.squares, self.places = 0.0, 0
 
     def __call__(self, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -87,6 +102,7 @@ class _Moment:
         if layer.bias is not None:
             rows = rows - layer.bias.detach()
         self.outer += rows.T @ rows
+        self.total += rows.sum(dim=0)
         self.places += len(rows)
 
     def _patches(self, squares: torch.Tensor, ones: torch.Tensor) -> torch.Tensor:
@@ -97,17 +113,30 @@ class _Moment:
             return F.conv2d(squares, ones, None, layer.stride, 0, layer.dilation)
         return F.conv2d(squares, ones, None, layer.stride, layer.padding, layer.dilation)
 
-    def weighted(self, shrink: float) -> torch.Tensor:
-        """W M W^T for the moment shrunk to ``(1 - shrink) M + shrink tr(M) / d``, d inputs."""
+    def of(self, shrink: float, centred: bool) -> OutputMoment:
+        """Moments shrunk to ``(1 - shrink) M + shrink m``, times the identity, before W and W^T are multiplied to them.
+
+        m is tr(M) / d for d inputs; centred, what gives the outputs as much variance as they have.
+        """
         weight = as_matrix(self.layer)
-        mean_square = self.squares / (self.places * weight.shape[1])
-        return (1 - shrink) * self.outer / self.places + shrink * mean_square * (weight @ weight.T)
+        plain, second, mean = weight @ weight.T, self.outer / self.places, self.total / self.places
+        if centred:
+            second = second - torch.outer(mean, mean)
+            level = float(second.trace() / plain.trace().clamp_min(1e-300))
+        else:
+            level = self.squares / (self.places * weight.shape[1])
+        return OutputMoment((1 - shrink) * second + shrink * level * plain, mean)
 
 
 def output_moments(
-    network: nn.Module, layers: Mapping[str, nn.Conv2d | nn.Linear], images: torch.Tensor, shrink: float
-) -> dict[str, torch.Tensor]:
-    """For each layer W M W^T, where M is the uncentred second moment of what the layer reads on these images.
+    network: nn.Module,
+    layers: Mapping[str, nn.Conv2d | nn.Linear],
+    images: torch.Tensor,
+    shrink: float,
+    *,
+    centred: bool = False,
+) -> dict[str, OutputMoment]:
+    """For each layer W M W^T, where M is the second moment of what the layer reads on these images, uncentred by default.
 
     Since W x is the layer's output without its bias, this is the moment of that output: exact for every kernel and width,
     padding included, at the price of one pass over the images.
@@ -117,9 +146,10 @@ def output_moments(
         layers: by name; their kernels read all input channels.
         images: as `input_batches` takes them.
         shrink: towards the identity, in 0..1: how much the images are not believed.
+        centred: take the mean out, M being the covariance.
 
     Returns:
-        float64 ``(outputs, outputs)`` on the layer's device; layers that no image reaches are left out.
+        On each layer's device; layers that no image reaches are left out.
 
     Raises:
         ConfigError: the network cannot read such images.
@@ -132,9 +162,9 @@ def output_moments(
     finally:
         for hook in hooks:
             hook.remove()
-    found = {name: moment.weighted(shrink) for name, moment in moments.items() if moment.places}
+    found = {name: moment.of(shrink, centred) for name, moment in moments.items() if moment.places}
     for name, moment in found.items():
-        if not bool(torch.isfinite(moment).all()):
+        if not bool(torch.isfinite(moment.second).all()):
             raise DataError(
                 f"on these images {name} gives values that are not finite; give images as it was trained on"
             )

@@ -100,7 +100,10 @@ def equal_experts(
             dense[candidate.name] = f"rank {rank} is {why}"
             continue
         made = inherited_like(layer, rank, options.experts)
-        made.inherit(candidate.axes.factors(as_matrix(layer), rank), layer.bias, options.scale)
+        bias = layer.bias
+        if bias is not None and candidate.mean is not None:
+            bias = bias + candidate.axes.left_out(candidate.mean, rank).to(bias)
+        made.inherit(candidate.axes.factors(as_matrix(layer), rank), bias, options.scale)
         inheritor.set_submodule(candidate.name, made)
     kept = {c.name: c.axes.keeps(ranks[c.name]) for c in candidates if c.name not in dense}
     report = InherNetReport(
@@ -198,7 +201,11 @@ def _refuse_shared(network: nn.Module, layers: Mapping[str, Layer]) -> None:
 def _candidates(
     network: nn.Module, layers: Mapping[str, Layer], options: InherNetOptions, images: torch.Tensor | None
 ) -> list[Candidate]:
-    moments = {} if images is None else output_moments(network, layers, images, options.shrink)
+    if options.centred and images is None:
+        raise ConfigError("centred: there is no mean to take out without images to look at; give some")
+    moments = {}
+    if images is not None:
+        moments = output_moments(network, layers, images, options.shrink, centred=options.centred)
     found = []
     for name, layer in layers.items():
         weight = as_matrix(layer)
@@ -207,8 +214,10 @@ def _candidates(
                 f"{name}.weight has values that are not finite; its training diverged, give another network"
             )
         outputs, inputs = weight.shape
-        axes = PrincipalAxes.of(weight, moments.get(name))
-        found.append(Candidate(name, inputs, outputs, layer.bias is not None, axes, options.experts, options.force))
+        moment, biased = moments.get(name), layer.bias is not None
+        axes = PrincipalAxes.of(weight, None if moment is None else moment.second)
+        mean = moment.mean if moment is not None and options.centred else None
+        found.append(Candidate(name, inputs, outputs, biased, axes, options.experts, options.force, mean))
     return found
 
 

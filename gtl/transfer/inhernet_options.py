@@ -26,6 +26,8 @@ class InherNetOptions:
             that all layers can keep alike, then single ranks where they still fit.
         experts: up-projections of every layer. One expert has no gate.
         shrink: of the activations' moment towards the identity, in 0..1 (InherAct: 0.01). Used with images only.
+        centred: decompose how outputs vary, not how large they are, and leave their mean to the bias, or to a norm behind the
+            layer, which is to be measured anew. Not in the published code. Needs images.
         deviation: of the experts' weights from their mean, in standard deviations, summing to zero, under a gate of zeros
             (InherAct: 0.005). 0: equal experts under a random gate.
         released_scaling: outputs at 1 / experts of what they should be, as the published code starts: experts divided by
@@ -45,6 +47,7 @@ class InherNetOptions:
     budget: float | None = None
     experts: int = 3
     shrink: float = 0.01
+    centred: bool = False
     deviation: float = 0.0
     released_scaling: bool = False
     first: Form = "dense"

@@ -119,9 +119,9 @@ class Sized:
 
 
 def sized_inhernets(world: World, tensors: GeneTensors, size: int) -> list[Sized]:
-    """InherNets of a whole network, as the paper has them and as InherAct has them, with at most so many parameters.
+    """InherNets of a whole network, as in the paper, as InherAct has them, and centred, with at most so many parameters.
 
-    Both start exactly, but for their norms, which see other activations than before and are measured anew. The second
+    All start exactly, but for their norms, which see other activations than before and are measured anew. The second
     weighs by activations on train images and tells its experts apart by deviations. Where three experts do not fit, two or
     one do; none where not even rank 1 does.
 
@@ -136,9 +136,14 @@ def sized_inhernets(world: World, tensors: GeneTensors, size: int) -> list[Sized
     rows = rng(world.config.seed, "inhernet images").permutation(len(world.train.labels))[:NORM_IMAGES]
     images = world.train.images[torch.from_numpy(rows).to(world.train.images.device)]
     found = []
-    for name, seen, deviation in (("compact InherNet", None, 0.0), ("compact InherAct", images, DEVIATION)):
+    for name, seen, deviation, centred in (
+        ("compact InherNet", None, 0.0, False),
+        ("compact InherAct", images, DEVIATION, False),
+        ("compact InherAct, centred", images, DEVIATION, True),
+    ):
         for experts in range(EXPERTS, 0, -1):
-            options = InherNetOptions(budget=budget, experts=experts, deviation=deviation if experts > 1 else 0.0)
+            apart = deviation if experts > 1 else 0.0
+            options = InherNetOptions(budget=budget, experts=experts, deviation=apart, centred=centred)
             try:
                 start, report = InherNetStart.of(world.host, tensors, options, seen)
             except BudgetError:

@@ -251,6 +251,11 @@ class PrincipalAxes:
         """Share of the energy that a rank keeps, in 0..1."""
         return min(1.0, float(self.kept()[rank - 1]))
 
+    def left_out(self, output: torch.Tensor, rank: int) -> torch.Tensor:
+        """What the first `rank` axes do not give of an output ``(outputs,)``."""
+        axes = self.vectors[:, :rank]
+        return output - axes @ (axes.T @ output)
+
     def factors(self, weight: torch.Tensor, rank: int) -> Factors:
         """The projection of a weight on the first `rank` axes: for M = 1 its best approximation (Eckart-Young).
 

@@ -22,6 +22,7 @@ class Candidate:
         axes: of its weight, or of its activations.
         experts: that it would get.
         force: whether it becomes one also where that saves no parameters.
+        mean: float64 ``(outputs,)``, what it gives on average, its bias aside, if its axes leave that out; else None.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Candidate:
     axes: PrincipalAxes
     experts: int
     force: bool
+    mean: torch.Tensor | None = None
 
     @property
     def full_rank(self) -> int:

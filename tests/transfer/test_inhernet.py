@@ -111,6 +111,20 @@ def test_activations_choose_what_matters_on_these_images() -> None:
     assert not parent.training
 
 
+def test_centred_layers_with_biases_keep_their_mean_output() -> None:
+    torch.manual_seed(1)
+    parent, x = Mlp(), torch.rand(200, 12) + 2.0
+    network, report = inhernet(parent, options(rank=2, centred=True, first="low-rank"), images=x)
+    assert {layer.layer for layer in report.layers if layer.rank == 2} == {"enter", "middle", "again"}
+    torch.testing.assert_close(network.enter(x).mean(0), parent.enter(x).mean(0), rtol=1e-4, atol=1e-5)
+    plain, _ = inhernet(parent, options(rank=2, first="low-rank"), images=x)
+    assert relative_error(network, parent, x) < relative_error(plain, parent, x)
+    full, _ = inhernet(parent, options(energy=1.0, force=True, centred=True, first="low-rank"), images=x)
+    assert relative_error(full, parent, x) < 1e-5
+    with pytest.raises(ConfigError, match="centred: there is no mean to take out without images"):
+        inhernet(parent, options(rank=2, centred=True))
+
+
 def test_a_gtl_network_still_gives_features_and_activations() -> None:
     parent = build(spec("vgg11", 16), 3).eval()
     network, _ = inhernet(parent, options())

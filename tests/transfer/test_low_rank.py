@@ -163,7 +163,7 @@ def test_weighted_axes_are_those_of_the_weight_times_the_root_of_the_moment() ->
     left, values, right = torch.linalg.svd(as_matrix(layer) @ root, full_matrices=False)
     wanted = (left[:, :rank] * values[:rank]) @ right[:rank] @ torch.linalg.inv(root)
     network = nn.Sequential(layer)
-    found = output_moments(network, {"0": layer}, x, shrink)["0"]
+    found = output_moments(network, {"0": layer}, x, shrink)["0"].second
     axes = PrincipalAxes.of(as_matrix(layer), found)
     torch.testing.assert_close(weight_of(axes.factors(as_matrix(layer), rank)), wanted, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(axes.energies, values.square(), rtol=1e-5, atol=1e-6)
@@ -177,7 +177,7 @@ def test_moments_are_those_of_the_patches(options: dict[str, Any]) -> None:
     weight = as_matrix(layer)
     for shrink in (0.0, 0.3):
         shrunk = (1 - shrink) * moment + shrink * moment.trace() / len(moment) * torch.eye(len(moment))
-        found = output_moments(nn.Sequential(layer), {"0": layer}, x, shrink)["0"]
+        found = output_moments(nn.Sequential(layer), {"0": layer}, x, shrink)["0"].second
         torch.testing.assert_close(found, weight @ shrunk @ weight.T, rtol=1e-4, atol=1e-4)
 
 
@@ -186,11 +186,32 @@ def test_weighted_axes_lose_no_more_of_the_outputs_than_plain_ones(rank: int) ->
     layer, x = convolution(kernel_size=3, padding=1), drawn((6, 5, 9, 9), 4)
     x = x * torch.logspace(-1, 1, 5)[:, None, None]
     moments = output_moments(nn.Sequential(layer), {"0": layer}, x, 0.0)
-    weighted = PrincipalAxes.of(as_matrix(layer), moments["0"])
+    weighted = PrincipalAxes.of(as_matrix(layer), moments["0"].second)
     lost = {name: lost_outputs(layer, inherited(layer, rank, axes=axes), x) for name, axes in
             (("plain", PrincipalAxes.of(as_matrix(layer))), ("weighted", weighted))}  # fmt: skip
     assert lost["weighted"] < lost["plain"] * 0.95
     assert lost["weighted"] == pytest.approx(1 - float(weighted.kept()[rank - 1]), abs=1e-5)
+
+
+@pytest.mark.parametrize("rank", range(1, 7))
+def test_centred_axes_lose_no_more_of_how_outputs_vary(rank: int) -> None:
+    """And the mean, left to the bias, is the layer's own: together the best affine map of the rank."""
+    layer, x = convolution(kernel_size=3), drawn((6, 5, 9, 9), 4) + 3.0
+    rows, lost = layer(x).detach().movedim(1, -1).flatten(0, -2).double(), {}
+    rows = rows - layer.bias.detach()
+    for centred in (False, True):
+        moment = output_moments(nn.Sequential(layer), {"0": layer}, x, 0.0, centred=centred)["0"]
+        torch.testing.assert_close(moment.mean, rows.mean(0), rtol=1e-5, atol=1e-6)
+        axes = PrincipalAxes.of(as_matrix(layer), moment.second)
+        left = axes.left_out(moment.mean, rank)
+        factors = axes.factors(as_matrix(layer), rank)
+        given = rows @ torch.linalg.pinv(as_matrix(layer)).T @ weight_of(factors).T + left
+        torch.testing.assert_close(given.mean(0), rows.mean(0), rtol=1e-4, atol=1e-4)
+        lost[centred] = float((given - rows).square().sum() / (rows - rows.mean(0)).square().sum())
+        if centred:
+            torch.testing.assert_close(moment.second, torch.cov(rows.T, correction=0), rtol=1e-4, atol=1e-5)
+            assert lost[centred] == pytest.approx(1 - axes.keeps(rank), abs=1e-5)
+    assert lost[True] < 0.95 * lost[False]
 
 
 def lost_outputs(layer: nn.Conv2d, made: nn.Module, x: torch.Tensor) -> float:
