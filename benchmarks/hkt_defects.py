@@ -74,7 +74,10 @@ class Setup:
     timed: int = 20
 
 
-GLYPHS = Setup(DataRequest("glyphs", images_per_class=80, train_classes=40, val_classes=5, novel_classes=5), 50, 30)
+GLYPHS = Setup(
+    DataRequest("glyphs", images_per_class=80, train_classes=40, val_classes=5, novel_classes=5), 50, 30,
+    parent_steps=400, steps=400,
+)  # fmt: skip
 CIFAR_FS = Setup(DataRequest("cifar_fs"), 400, 200)
 QUICK = replace(
     GLYPHS,
