@@ -52,6 +52,11 @@ from gtl.world import make_world
 HERE = Path(__file__).parent
 GENES = {"vgg11": "cifar-fs-vgg11-quarter", "resnet12": "cifar-fs-resnet12"}
 TRUTH, SHARE, SHORT = "descendants on the other half", "share of the parameters (control)", "short training, 1 task"
+LIFE = {
+    "host": "newborn",
+    "steps": 400,
+    "distill": 0.0,
+}  # of the genes that are ranked, whatever the committed ones have had
 ONE_ANCESTOR = "genes of one ancestor"
 MOST_TASKS = 6  # twice as many as evolution gives; it gives the configuration's number
 COUNTED = {f"{name}, {n} task{'s' * (n > 1)}": (name, n) for name in (DEFAULT, OF_ALL) for n in (1, MOST_TASKS)}
@@ -303,7 +308,14 @@ def config(searched: Learngene, given: argparse.Namespace) -> Config:
         return load_config(HERE.parent / "configs" / "glyphs.yaml", [*QUICK, "compute.device=cpu", "compute.threads=1"])
     fewshot = FewShotSection().model_dump()
     compute = {"device": "cpu", "threads": 1}  # critics are timed, and a GPU's work is not where it is asked for
-    return changed_config(config_of(searched), data={"root": given.data}, compute=compute, fewshot=fewshot)
+    return changed_config(
+        config_of(searched),
+        data={"root": given.data},
+        compute=compute,
+        fewshot=fewshot,
+        life=LIFE,
+        founders={"epochs": 40},
+    )
 
 
 if __name__ == "__main__":

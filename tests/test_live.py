@@ -142,7 +142,7 @@ def test_live_shows_table_bar_and_references() -> None:
             "3  lives     80.0%  65.0%  50.0%  14.6%       1       375",
             "generation 4 of 5  1/4, best so far 77.0%",
             "left 0:14",
-            "random weights 11.0%, pre-trained 92.0%",
+            "random weights 11.0%, ancestor 92.0%",
             "g0003-i0000 diverged: loss nan",
         ):
             assert wanted in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown), wanted

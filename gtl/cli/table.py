@@ -54,7 +54,7 @@ def dim(line: str) -> Text:
 
 def caption_of(reference: Mapping[str, float]) -> str:
     """What whole networks reach under the same critic; "" if that is unknown."""
-    known = (("scratch", "random weights"), ("pretrained", "pre-trained"))
+    known = (("scratch", "random weights"), ("pretrained", "ancestor"))
     lines = [f"{name} {reference[key]:.1%}" for key, name in known if key in reference]
     return f"whole networks under the same critic: {', '.join(lines)}" if lines else ""
 

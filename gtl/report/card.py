@@ -24,7 +24,7 @@ from gtl.report.table import markdown_starts, plain, shots_text
 LEARNGENE = "learngene"  # the stem of the file in a folder of its own, as under populations/
 CAPTIONS = {
     "evolution": "Accuracy on validation classes and size of the genes, generation by generation. Lines: whole networks "
-    "under the same critic on the tasks of the last comparison, with random and with pre-trained weights.",
+    "under the same critic on the tasks of the last comparison, with random weights and with the ancestor's.",
     "channels": "The channels that the gene keeps, group by group.",
     "descendants": "Descendants on novel classes, by start, with 95 % intervals.",
     "curves": "Accuracy of descendants while they learn.",

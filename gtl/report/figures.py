@@ -76,7 +76,7 @@ def evolution_figure(
         Label(mean[-1], f"mean {mean[-1]:.1f} %", BLUE, "bold"),
         Label(worst[-1], f"worst {worst[-1]:.1f} %", BLUE),
     ]
-    for name, word, share, dashes in (("pretrained", "pre-trained", 1, (6, 2)), ("scratch", "scratch", 0, (1, 2))):
+    for name, word, share, dashes in (("pretrained", "ancestor", 1, (6, 2)), ("scratch", "scratch", 0, (1, 2))):
         if name in reference:
             level = 100 * reference[name]
             top.axhline(level, color=INK, linewidth=1.1, dashes=dashes, label=word)

@@ -136,7 +136,7 @@ def _fitness(record: Record) -> str:
     kind = record.text("critic", "kind") or record.text("config", "critic", "kind")
     reference = [
         f"{name} {100 * value:.1f} %"
-        for name, key in (("a whole random network", "scratch"), ("a whole pre-trained network", "pretrained"))
+        for name, key in (("a whole random network", "scratch"), ("the whole ancestor", "pretrained"))
         if (value := record.number("critic", "reference", key)) is not None
     ]
     return _join(_with("", kind.replace("\\_", " "), " critic on validation classes"), *reference)

@@ -59,7 +59,7 @@ def test_evolution_holds_the_logbook() -> None:
     top, bottom = figure.axes
     for label, key in (("mean", "mean"), ("best", "max"), ("worst", "min")):
         assert np.allclose(line(top, label), [100 * row["fitness"][key] for row in logbook])
-    assert np.allclose(line(top, "scratch"), 11) and np.allclose(line(top, "pre-trained"), 92)
+    assert np.allclose(line(top, "scratch"), 11) and np.allclose(line(top, "ancestor"), 92)
     bars = [patch for patch in bottom.patches if isinstance(patch, Rectangle)]
     assert np.allclose([bar.get_height() for bar in bars], 15) and len(bars) == len(logbook)
     (best,) = [marks for marks in bottom.collections if isinstance(marks, LineCollection)]
@@ -69,14 +69,14 @@ def test_evolution_holds_the_logbook() -> None:
     edges = band.get_paths()[0].vertices[:, 1]
     assert edges.min() == pytest.approx(30) and edges.max() == pytest.approx(80)
     written = texts(figure)
-    assert "pre-trained 92.0 %\n144,216 parameters" in written and "scratch 11.0 %\n0 parameters" in written
+    assert "ancestor 92.0 %\n144,216 parameters" in written and "scratch 11.0 %\n0 parameters" in written
     assert "27,401 parameters" in written  # of the best: 19 % of 144,216
     assert [phase for phase in ("founding", "search, no lives", "lives") if phase in written.splitlines()]
 
 
 def test_evolution_needs_a_generation_but_no_reference() -> None:
     assert "scratch" not in texts(evolution_figure(make_logbook(), {}))
-    assert "pre-trained 92.0 %\nall parameters" in texts(evolution_figure(make_logbook(), REFERENCE))
+    assert "ancestor 92.0 %\nall parameters" in texts(evolution_figure(make_logbook(), REFERENCE))
     with pytest.raises(ValueError, match="no generation"):
         evolution_figure([], REFERENCE)
 
