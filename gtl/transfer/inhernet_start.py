@@ -121,8 +121,8 @@ class Sized:
 def sized_inhernets(world: World, tensors: GeneTensors, size: int) -> list[Sized]:
     """InherNets of a whole network, as in the paper, as InherAct has them, and centred, with at most so many parameters.
 
-    All start exactly, but for their norms, which see other activations than before and are measured anew. The second
-    weighs by activations on train images and tells its experts apart by deviations. Where three experts do not fit, two or
+    All start exactly, but for their norms, which see other activations than before and are measured anew. All but the first
+    weigh by activations on train images and tell their experts apart by deviations. Where three experts do not fit, two or
     one do; none where not even rank 1 does.
 
     Args:
