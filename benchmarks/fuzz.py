@@ -159,11 +159,10 @@ class Fuzzer:
         words = [sys.executable, str(script), batch.kind, str(batch.size), str(seed % 2**31)]
         found = json.loads(subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout)
         tally = self.tallies[batch.kind]
-        tally.inputs["atheris"] += found["inputs"]
+        tally.inputs["atheris"] += found["inputs"] - len(found["failed"])
         tally.ended.update(found["ended"])
         tally.slowest, tally.growth = max(tally.slowest, found["slowest"]), max(tally.growth, found["growth"])
         for data in found["failed"]:
-            tally.inputs["atheris"] -= 1  # it is counted when it is shown
             show(bytes.fromhex(data))
 
     def _show(self, batch: Batch, data: bytes) -> None:

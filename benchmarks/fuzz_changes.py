@@ -85,6 +85,20 @@ def grown(data: bytes, draw: Random) -> bytes:
     return data[:at] + part * draw.randrange(1000, 8000) + data[at:]
 
 
+def _rearranged(data: bytes, draw: Random) -> tuple[list[bytes], int, int]:
+    """Lines, one of them left out, doubled or moved (actions 0 to 2); or as they are (3 and 4), and one to be changed."""
+    lines = data.split(b"\n")
+    at, to = draw.randrange(len(lines)), draw.randrange(len(lines))
+    action = draw.randrange(5)
+    if action == 0:
+        del lines[at]
+    elif action == 1:
+        lines.insert(to, lines[at])
+    elif action == 2:
+        lines[at], lines[to] = lines[to], lines[at]
+    return lines, at, action
+
+
 # ---- changes of JSON -----------------------------------------------------------------------------------------------
 
 
@@ -137,16 +151,8 @@ def json_shaken(data: bytes, draw: Random) -> bytes:
 
 def rows_shaken(data: bytes, draw: Random) -> bytes:
     """Lines of JSON: one of them changed, left out, doubled or moved."""
-    lines = data.split(b"\n")
-    at, to = draw.randrange(len(lines)), draw.randrange(len(lines))
-    action = draw.randrange(5)
-    if action == 0:
-        del lines[at]
-    elif action == 1:
-        lines.insert(to, lines[at])
-    elif action == 2:
-        lines[at], lines[to] = lines[to], lines[at]
-    else:
+    lines, at, action = _rearranged(data, draw)
+    if action > 2:
         lines[at] = json_shaken(lines[at], draw)
     return b"\n".join(lines)
 
@@ -257,18 +263,10 @@ def spliced(data: bytes, draw: Random) -> bytes:
 
 def lines_shaken(data: bytes, draw: Random) -> bytes:
     """Lines left out, doubled, moved or indented."""
-    lines = data.split(b"\n")
-    at, to = draw.randrange(len(lines)), draw.randrange(len(lines))
-    action = draw.randrange(5)
-    if action == 0:
-        del lines[at]
-    elif action == 1:
-        lines.insert(to, lines[at])
-    elif action == 2:
-        lines[at], lines[to] = lines[to], lines[at]
-    elif action == 3:
+    lines, at, action = _rearranged(data, draw)
+    if action == 3:
         lines[at] = b" " * draw.randrange(5) + lines[at]
-    else:
+    elif action == 4:
         lines[at] = lines[at].strip()
     return b"\n".join(lines)
 

@@ -6,16 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-import torch
-
-from gtl.config import TrainingSection
-from gtl.data.images import ImageSet
 from gtl.errors import ConfigError
 from gtl.genotype import Genotype
-from gtl.training import Compute, TrainingResult, train
 from gtl.transfer.annealing import SubnetworkAnnealing
 from gtl.transfer.child_tuning import ChildTuningDriven, ChildTuningFree
-from gtl.transfer.rule import OnEpoch, Rule
+from gtl.transfer.rule import Rule
 from gtl.transfer.weight_mixup import WeightMixup
 
 PLAIN = "plain"
@@ -26,20 +21,6 @@ class Plain(Rule):
     """Every parameter learns at every step."""
 
     name: ClassVar[str] = PLAIN
-
-    def train(
-        self,
-        network: torch.nn.Module,
-        images: ImageSet,
-        recipe: TrainingSection,
-        *,
-        steps: int,
-        seed: int,
-        compute: Compute,
-        on_epoch: OnEpoch = None,
-    ) -> TrainingResult:
-        """`gtl.training.train`."""
-        return train(network, images, recipe, steps=steps, seed=seed, compute=compute, on_epoch=on_epoch)
 
 
 _KINDS: tuple[type[Rule], ...] = (Plain, ChildTuningFree, ChildTuningDriven, SubnetworkAnnealing, WeightMixup)

@@ -16,7 +16,7 @@ from gtl.data.images import ImageSet
 from gtl.errors import ConfigError
 from gtl.genotype import Genotype
 from gtl.seeds import derive
-from gtl.training import Compute, Progress, TrainingResult
+from gtl.training import Compute, Progress, TrainingResult, train
 from gtl.versions import source_digest
 
 OnEpoch = Callable[[Progress], None] | None
@@ -39,12 +39,12 @@ class Rule:
         compute: Compute,
         on_epoch: OnEpoch = None,
     ) -> TrainingResult:
-        """Train `network` in place, as `gtl.training.train` does but for what the rule says.
+        """Train `network` in place by `gtl.training.train`, and as the rule says where it says otherwise.
 
         Args:
             on_epoch: is shown the network as the rule would hand it back if it ended then.
         """
-        raise NotImplementedError  # pragma: no cover - abstract
+        return train(network, images, recipe, steps=steps, seed=seed, compute=compute, on_epoch=on_epoch)
 
     @property
     def options(self) -> dict[str, Any]:
