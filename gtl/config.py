@@ -9,16 +9,10 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Share = Annotated[float, Field(gt=0.0, le=1.0)]
-Rate = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys are refused, types are strict, values are immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+from gtl.section import Rate, Section, Share
+from gtl.transfer_section import TransferSection
 
 
 class DataSection(Section):
@@ -224,29 +218,6 @@ class FewShotSection(Section):
         (0.01, 0.03, 0.1), min_length=1, description="candidates; each start's is chosen on validation classes"
     )
     training: FineTuningSection = FineTuningSection()
-
-
-class TransferSection(Section):
-    """How a parent teaches descendants while they learn (docs/transfer.md). Genes do not depend on it."""
-
-    mixer: Literal["static", "genetic", "genetic-agree", "learnable"] = Field(
-        "genetic", description="HKT: how the features of child and parent become one"
-    )
-    strength: float | None = Field(
-        None, ge=0.0, le=1.0, description="HKT: of the mixer; that of the released code if left out"
-    )
-    taps: tuple[str, ...] = Field(
-        ("pooled",),
-        min_length=1,
-        description="HKT: behind which stages features meet: vgg11 has conv1 to conv8, resnet12 stage1 to stage4, all have "
-        "pooled; conv4=stage2 where the child's and the parent's differ",
-    )
-    paths: tuple[Literal["child", "mixed", "parent"], ...] = Field(
-        ("child", "mixed", "parent"), min_length=1, description="HKT: whose losses are summed"
-    )
-    released: bool = Field(False, description="HKT: do as the released code does, defects included; for comparisons")
-    distill: Share = Field(0.5, description="distillation: share of the loss that asks for the parent's answers")
-    temperature: float = Field(4.0, gt=0.0, le=100.0, description="distillation: by which the answers are softened")
 
 
 class ComputeSection(Section):

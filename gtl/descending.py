@@ -28,8 +28,9 @@ from gtl.seeds import derive, rng
 from gtl.surgery import GeneTensors
 from gtl.training import resolve_compute
 from gtl.transfer.fine_tuning import PLAIN
-from gtl.transfer.fine_tuning import fine_tuning as rule_of
+from gtl.transfer.fine_tuning import fine_tuning as fine_tuning_rule
 from gtl.transfer.lessons import TRANSFERS, Parent
+from gtl.transfer.rule import Rule
 from gtl.versions import versions
 
 NO_TRANSFER = "none"
@@ -71,7 +72,7 @@ def descend(
     transfer: str = NO_TRANSFER,
     options: Mapping[str, Any] | None = None,
     parent: Initialisation | Path | str | None = None,
-    fine_tuning: str = PLAIN,
+    fine_tuning: str | None = None,
     data_root: Path | None = None,
     seed: int = 0,
     say: Callable[[str], None] = lambda text: None,
@@ -90,10 +91,11 @@ def descend(
         test_images: held-out images a class, at most.
         start: one of STARTS.
         transfer: ``none`` or one of `gtl.transfer.lessons.TRANSFERS`.
-        options: keys of the configuration's transfer section.
+        options: keys of the configuration's transfer section: of `transfer` and of the rule.
         parent: who teaches: a state dict of a whole network like the gene's ancestor, the directory of a run (its ancestor),
             or a start that bears it.
-        fine_tuning: one of `gtl.transfer.fine_tuning.RULES`; other than ``plain`` without `transfer` only.
+        fine_tuning: one of `gtl.transfer.fine_tuning.RULES`, with its options in the configuration; other than ``plain``
+            without `transfer` only.
         data_root: where the gene's own source lies, if it has a place.
         seed: of everything that is drawn.
         say: called with a line now and then.
@@ -117,7 +119,8 @@ def descend(
         config = changed_config(config, fewshot={"training": training})
     if start not in STARTS:
         raise ConfigError(f"there is no start {start!r}; choose one of {', '.join(STARTS)}")
-    chosen = _training(learngene, config, transfer, parent, fine_tuning)
+    rule = _rule(learngene, config, fine_tuning)
+    chosen = _training(learngene, config, transfer, parent, rule)
     born = STARTS[start](learngene)
     section, compute = config.fewshot, resolve_compute(config.compute)
     images = _images(data, config, role)
@@ -133,8 +136,8 @@ def descend(
     report = {
         "learngene": learngene.digest,
         "start": start,
-        "transfer": None if transfer == NO_TRANSFER else {"kind": transfer, **config.transfer.model_dump(mode="json")},
-        "fine_tuning": fine_tuning,
+        "transfer": None if transfer == NO_TRANSFER else {"kind": transfer, **config.transfer.lessons},
+        "fine_tuning": {"rule": PLAIN} if rule is None else {"rule": rule.name, **rule.options},
         "network": {
             "arch": spec.arch,
             "widths": dict(spec.widths),
@@ -178,14 +181,21 @@ def parent_of(source: Path, host: ArchSpec) -> Parent:
     return Parent(gene_start(host, _full(host), tensors), image_size=config.data.image_size)
 
 
+def _rule(learngene: Learngene, config: Config, name: str | None) -> Rule | None:
+    """The rule of fine-tuning of that name, or else the configuration's; None for the plain one, which any start has."""
+    name = config.transfer.fine_tuning if name is None else name
+    if name == PLAIN:
+        return None
+    return fine_tuning_rule(name, config.transfer.options_of(name), genotype=learngene.genotype)
+
+
 def _training(
     learngene: Learngene,
     config: Config,
     transfer: str,
     parent: Initialisation | Path | str | None,
-    fine_tuning: str,
+    rule: Rule | None,
 ) -> Training | None:
-    rule = None if fine_tuning == PLAIN else rule_of(fine_tuning, genotype=learngene.genotype)
     if transfer == NO_TRANSFER:
         if parent is not None:
             raise ConfigError(
@@ -196,7 +206,7 @@ def _training(
         raise ConfigError(f"there is no transfer {transfer!r}; choose one of {', '.join((NO_TRANSFER, *TRANSFERS))}")
     if rule is not None:
         raise ConfigError(
-            f"the rule {fine_tuning} and the transfer {transfer} both say how to train; take one of them, with --fine-tuning "
+            f"the rule {rule.name} and the transfer {transfer} both say how to train; take one of them, with --fine-tuning "
             f"plain or --transfer {NO_TRANSFER}"
         )
     if parent is None:

@@ -10,7 +10,14 @@ from typing import Annotated, Any
 import typer
 
 from gtl.cli.common import DataRoot, JsonFlag, check_new, print_json, say
-from gtl.cli.gene import RUN, GenePath, load_gene, root_of_run
+from gtl.cli.gene import RUN, GenePath, load_gene, root_of_run, transfer_options
+
+TransferOverrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a key of the transfer section, as transfer.weight_mixup.rate=0.1."
+    ),
+]
 
 
 def descend(
@@ -44,12 +51,13 @@ def descend(
         str | None, typer.Option(help="Of hkt: stages, comma-separated, as conv4,pooled. pooled if left out.")
     ] = None,
     fine_tuning: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Rule by which it is trained: plain, child-tuning-free, child-tuning-driven, subnetwork-annealing, "
-            "weight-mixup."
+            "weight-mixup. The gene's config if left out."
         ),
-    ] = "plain",
+    ] = None,
+    set_: TransferOverrides = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of everything that is drawn.")] = 0,
     data_root: DataRoot = None,
     json_: JsonFlag = False,
@@ -73,7 +81,9 @@ def descend(
     gene = load_gene(learngene)
     if parent is None and transfer != NO_TRANSFER and (learngene / RUN).exists():
         parent = learngene
-    options = {"mixer": mixer, "taps": None if taps is None else tuple(tap.strip() for tap in taps.split(","))}
+    named = {"mixer": mixer, "taps": None if taps is None else tuple(tap.strip() for tap in taps.split(","))}
+    options = transfer_options(gene, set_) if set_ else {}
+    options |= {name: value for name, value in named.items() if value is not None}
     result = descend_(
         gene,
         data,
@@ -83,7 +93,7 @@ def descend(
         learning_rate=learning_rate,
         start=start,
         transfer=transfer,
-        options={name: value for name, value in options.items() if value is not None},
+        options=options,
         parent=parent,
         fine_tuning=fine_tuning,
         data_root=data_root or root_of_run(learngene),

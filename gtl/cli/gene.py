@@ -82,31 +82,13 @@ def compare(
             )
         source = _evolved(source, set_ or (), out / "run", json_)
     elif set_:
-        transfer = _transfer(source, set_)
+        transfer = transfer_options(load_gene(source), set_)
     document = _measure(source, data, shots, seeds, names, data_root, workers, out, json_, transfer)
     if plan is not None:
         from gtl.report.seed_plan import plan_seeds
 
         for line in plan_seeds(document, plan):
             say(line)
-
-
-def _transfer(source: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """The transfer section of a learngene's configuration with these changes.
-
-    Raises:
-        ConfigError: a key of another section, or a value that is not allowed.
-    """
-    from gtl.config_file import overridden
-    from gtl.errors import ConfigError
-    from gtl.learngene.evidence import config_of
-
-    if not all(text.strip().startswith("transfer.") for text in overrides):
-        raise ConfigError(
-            "--set changes a configuration to evolve; a learngene has its own, of which only transfer.* can be changed. "
-            "Leave the others out"
-        )
-    return overridden(config_of(load_gene(source)), overrides).transfer.model_dump()
 
 
 def _evolved(config: Path, overrides: Sequence[str], run: Path, json_: bool) -> Path:
@@ -196,6 +178,24 @@ def load_gene(path: Path) -> Any:
             raise LearngeneError(f"{path} holds no {LEARNGENE}: the run is not finished. Go on with: gtl resume {path}")
         path = path / LEARNGENE
     return Learngene.load(path)
+
+
+def transfer_options(gene: Any, overrides: Sequence[str]) -> dict[str, Any]:
+    """The transfer section of a learngene's configuration with these changes.
+
+    Raises:
+        ConfigError: a key of another section, or a value that is not allowed.
+    """
+    from gtl.config_file import overridden
+    from gtl.errors import ConfigError
+    from gtl.learngene.evidence import config_of
+
+    if not all(text.strip().startswith("transfer.") for text in overrides):
+        raise ConfigError(
+            "--set changes a configuration to evolve; a learngene has its own, of which only transfer.* can be changed. "
+            "Leave the others out"
+        )
+    return overridden(config_of(gene), overrides).transfer.model_dump()
 
 
 def _split(text: str, option: str) -> list[str]:

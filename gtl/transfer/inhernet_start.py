@@ -21,9 +21,6 @@ from gtl.transfer.inhernet_options import InherNetOptions, InherNetReport
 from gtl.transfer.low_rank import InheritedLayer, inherited_layers
 from gtl.versions import source_digest
 
-EXPERTS = 3  # the paper's, on CIFAR-100
-DEVIATION = 0.005  # InherAct's
-
 
 @dataclass(frozen=True, eq=False)
 class InherNetStart:
@@ -121,9 +118,10 @@ class Sized:
 def sized_inhernets(world: World, tensors: GeneTensors, size: int) -> list[Sized]:
     """InherNets of a whole network, as in the paper, as InherAct has them, and centred, with at most so many parameters.
 
-    All start exactly, but for their norms, which see other activations than before and are measured anew. All but the first
-    weigh by activations on train images and tell their experts apart by deviations. Where three experts do not fit, two or
-    one do; none where not even rank 1 does.
+    All start exactly unless the released scaling is asked for, but for their norms, which see other activations than before
+    and are measured anew. All but the first weigh by activations on train images and tell their experts apart by deviations.
+    Experts, deviation, shrinkage, the first layer's form and the scaling are the configuration's (``transfer.inhernet``). Where
+    so many experts do not fit, fewer do; none where not even rank 1 does.
 
     Args:
         world: its host and layout are the network's; train images are looked at, and not learned from.
@@ -135,15 +133,22 @@ def sized_inhernets(world: World, tensors: GeneTensors, size: int) -> list[Sized
     budget = (size + whole - world.layout.parameters) / whole  # norms and head are no part of the size
     rows = rng(world.config.seed, "inhernet images").permutation(len(world.train.labels))[:NORM_IMAGES]
     images = world.train.images[torch.from_numpy(rows).to(world.train.images.device)]
-    found = []
+    section, found = world.config.transfer.inhernet, []
     for name, seen, deviation, centred in (
         ("compact InherNet", None, 0.0, False),
-        ("compact InherAct", images, DEVIATION, False),
-        ("compact InherAct, centred", images, DEVIATION, True),
+        ("compact InherAct", images, section.deviation, False),
+        ("compact InherAct, centred", images, section.deviation, True),
     ):
-        for experts in range(EXPERTS, 0, -1):
-            apart = deviation if experts > 1 else 0.0
-            options = InherNetOptions(budget=budget, experts=experts, deviation=apart, centred=centred)
+        for experts in range(section.experts, 0, -1):
+            options = InherNetOptions(
+                budget=budget,
+                experts=experts,
+                deviation=deviation if experts > 1 else 0.0,
+                centred=centred,
+                shrink=section.shrink,
+                first=section.first,
+                released_scaling=section.released_scaling,
+            )
             try:
                 start, report = InherNetStart.of(world.host, tensors, options, seen)
             except BudgetError:

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from gtl.config import TrainingSection, TransferSection
+from gtl.config import TrainingSection
 from gtl.data.images import ImageSet
 from gtl.distillation import Teacher
 from gtl.errors import ConfigError
@@ -26,6 +26,7 @@ from gtl.seeds import derive
 from gtl.surgery import GeneTensors
 from gtl.training import Compute, Loss, Progress, TrainingResult, train
 from gtl.transfer.hkt import HKT
+from gtl.transfer_section import TransferSection
 from gtl.versions import source_digest
 
 
@@ -109,7 +110,7 @@ class Lesson:
     def digest(self) -> str:
         """sha256 of everything above, of what kind it is, and of the code that teaches."""
         code = source_digest("transfer/hkt.py", "transfer/lessons.py", "transfer/mixers.py", "distillation.py")
-        parts = [type(self).__name__, self.parent.key, self.section.model_dump(mode="json"), code]
+        parts = [type(self).__name__, self.parent.key, self.section.lessons, code]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def train(

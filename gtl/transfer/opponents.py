@@ -38,7 +38,7 @@ def _entrant(setting: Setting, name: str, *, gene: bool, lesson: type[Lesson] | 
         images = (images or 0) + setting.images
         start = replace(start, training=lesson(_parent(setting), world.config.transfer))
         about["parent"] = {"images": setting.images, "fine_tuning_steps": world.config.fewshot.steps}
-        about["transfer"] = world.config.transfer.model_dump(mode="json")
+        about["transfer"] = world.config.transfer.lessons
     return Entrant(name, start, float(gene), images, about)
 
 

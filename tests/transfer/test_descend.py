@@ -20,6 +20,7 @@ from gtl.learngene.artifact import Learngene
 from gtl.models import ArchSpec, build, spec_of
 from gtl.surgery import gather
 from gtl.training import accuracy
+from gtl.transfer_section import TransferSection
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +141,7 @@ def test_a_gene_without_a_configuration_needs_data() -> None:
     bare = Learngene("vgg11", genotype, gather(network.state_dict(), network.layout, genotype))
     with pytest.raises(LearngeneError, match="say which data the descendant is to learn"):
         descend(bare)
-    assert descend(bare, "digits", shots=2, steps=1, test_images=2).report["fine_tuning"] == "plain"
+    assert descend(bare, "digits", shots=2, steps=1, test_images=2).report["fine_tuning"] == {"rule": "plain"}
 
 
 @pytest.mark.parametrize(
@@ -168,10 +169,18 @@ def test_a_rule_trains_the_descendant(gene: Learngene, rule: str) -> None:
     plain, found = (
         descend(gene, "digits", shots=4, steps=2, test_images=2, fine_tuning=name) for name in ("plain", rule)
     )
-    assert found.report["fine_tuning"] == rule
+    assert found.report["fine_tuning"] == {"rule": rule, **TransferSection().options_of(rule)}
     ours, theirs = found.network.state_dict(), plain.network.state_dict()
     assert ours.keys() == theirs.keys()
     assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_rule_and_its_options_may_stand_in_the_configuration(gene: Learngene) -> None:
+    asked = {"fine_tuning": "child-tuning-driven", "child_tuning_driven": {"share": 0.2, "images": 4}}
+    found = descend(gene, "digits", shots=4, steps=1, test_images=2, options=asked)
+    assert found.report["fine_tuning"] == {"rule": "child-tuning-driven", "share": 0.2, "images": 4}
+    plain = descend(gene, "digits", shots=4, steps=1, test_images=2, options=asked, fine_tuning="plain")
+    assert plain.report["fine_tuning"] == {"rule": "plain"}, "what is said in the call comes before the configuration"
 
 
 def test_rules_and_transfers_exclude_each_other(gene: Learngene, run: Path) -> None:
@@ -222,6 +231,17 @@ def test_compare_takes_options_of_transfer_alone(run: Path, tmp_path: Path, caps
     assert {row["start"] for row in document["descendants"]} == {"scratch", "compact scratch", "compact HKT"}
     assert gtl(*words, "--set", "seed=3") == 2
     assert "only transfer.* can be changed" in capsys.readouterr().err
+
+
+def test_descend_takes_options_of_transfer_alone(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("descend", run, "--data", "digits", "--shots", 2, "--steps", 4, "-o", tmp_path / "child.safetensors")
+    rule = ("--set", "transfer.fine_tuning=weight-mixup", "--set", "transfer.weight_mixup.held_out=0.5")
+    assert gtl(*words, "--set", "transfer.weight_mixup.held_out=1.5") == 2
+    assert "transfer.weight_mixup.held_out" in capsys.readouterr().err
+    assert gtl(*words, "--set", "seed=3") == 2
+    assert gtl(*words, *rule) == 0
+    said = json.loads((tmp_path / "child.json").read_text())["fine_tuning"]
+    assert said["rule"] == "weight-mixup" and said["held_out"] == 0.5 and said["every"] == 5
 
 
 def test_python_has_it() -> None:

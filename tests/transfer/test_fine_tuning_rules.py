@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 import sys
+import typing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from pico import ARCHS, CPU, config, equal, gratings, random_genotype, spec, world
 
 from gtl.config import FewShotSection, TrainingSection
+from gtl.config_file import overridden
 from gtl.data.images import ImageSet
 from gtl.errors import ConfigError
 from gtl.fewshot import fine_tune
@@ -31,6 +33,7 @@ from gtl.transfer.fine_tuning import RULES, Plain, fine_tuning
 from gtl.transfer.rule import Rule, head_names
 from gtl.transfer.tuned_opponents import TUNED_OPPONENTS
 from gtl.transfer.weight_mixup import WeightMixup
+from gtl.transfer_section import TransferSection
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -181,6 +184,35 @@ def test_options_are_taken_and_annealing_needs_a_gene() -> None:
         fine_tuning("subnetwork-annealing")
 
 
+@pytest.mark.parametrize("name", RULES)
+def test_the_configuration_has_the_rules_own_options_and_defaults(name: str) -> None:
+    section = TransferSection()
+    assert section.options_of(name) == fine_tuning(name, genotype=genotype_of()).options
+    assert name in typing.get_args(TransferSection.model_fields["fine_tuning"].annotation)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("child_tuning_free.probability", 0.0),
+        ("child_tuning_driven.share", 1.5),
+        ("child_tuning_driven.images", 0),
+        ("subnetwork_annealing.duration", 0.0),
+        ("subnetwork_annealing.initial", -0.1),
+        ("weight_mixup.search", 1.0),
+        ("weight_mixup.held_out", 0.0),
+        ("weight_mixup.every", 1),
+        ("weight_mixup.rate", 0.0),
+    ],
+)
+def test_what_a_rule_refuses_the_configuration_refuses_before(key: str, value: float) -> None:
+    rule, option = key.split(".")
+    with pytest.raises(ConfigError, match=rf"transfer\.{rule}\.{option}"):
+        overridden(config(), [f"transfer.{key}={value}"])
+    with pytest.raises(ConfigError, match=option):
+        fine_tuning(rule.replace("_", "-"), {option: value}, genotype=genotype_of())
+
+
 # --- starts, opponents, benchmark ----------------------------------------------------------------------------------
 
 
@@ -219,6 +251,9 @@ def test_opponents_are_the_learngene_trained_otherwise() -> None:
         assert equal(entrant.start(3, 4).state_dict(), own.start(3, 4).state_dict()), "the same newborns"
         assert entrant.start.training is not None and own.start.training is None
         json.dumps(entrant.to_json())
+    changed = replace(place, config=overridden(place.config, ["transfer.weight_mixup.rate=0.5"]))
+    (mixed,) = TUNED_OPPONENTS["weight-mixup"](Setting(gene, changed))
+    assert mixed.start.training == WeightMixup(rate=0.5) and mixed.about["fine_tuning"]["rate"] == 0.5
     trainings = [entrant.start.training for entrant in found]
     assert len({training.digest for training in trainings if training}) == len(RULES) - 1
 

@@ -6,6 +6,7 @@ import json
 import pickle
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pico import CPU, config, gratings, noise, random_genotype, spec, stir, worl
 from safetensors.torch import load_file, save_file
 
 from gtl import models
+from gtl.config_file import overridden
 from gtl.errors import ConfigError
 from gtl.fewshot import compare_starts, instinct
 from gtl.learngene.artifact import Learngene
@@ -146,6 +148,23 @@ def test_small_genes_meet_fewer_experts_and_tiny_ones_none(tmp_path: Path, monke
         experts[share] = {entrant.about["experts"] for entrant in found}
         assert any("none is as small as the learngene" in line for line in said) == (not found)
     assert experts == {0.6: {3}, 0.3: {2}, 0.1: set()}
+
+
+def test_what_they_are_like_stands_in_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GTL_CACHE", str(tmp_path))
+    setting, _ = setting_of(0.6)
+    plain = {entrant.name: entrant for entrant in entrants(setting, ["inhernet"])[1:]}
+    ours = {"compact InherNet"}  # does not look at activations
+    stay = {"experts=1": set(), "released_scaling=true": set(), "deviation=0.5": ours, "shrink=0.5": ours,
+            "first=low-rank": plain.keys() - ours}  # fmt: skip  # too few inputs for ranks that weighted layers are given
+    for option, unchanged in stay.items():
+        world = replace(setting.world, config=overridden(setting.world.config, [f"transfer.inhernet.{option}"]))
+        found = {entrant.name: entrant for entrant in entrants(Setting(setting.learngene, world), ["inhernet"])[1:]}
+        assert found.keys() == plain.keys()
+        same = {name for name in plain if found[name].start.digest == plain[name].start.digest}
+        assert same == unchanged, option
+    with pytest.raises(ConfigError, match=r"transfer\.inhernet\.experts"):
+        overridden(setting.world.config, ["transfer.inhernet.experts=65"])
 
 
 # --- documents and benchmarks ----------------------------------------------------------------------------------------

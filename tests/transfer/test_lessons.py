@@ -10,7 +10,7 @@ import pytest
 import torch
 from pico import CPU, config, equal, gratings, spec
 
-from gtl.config import TrainingSection, TransferSection
+from gtl.config import TrainingSection
 from gtl.data.images import ImageSet
 from gtl.distillation import Teacher
 from gtl.errors import ConfigError
@@ -22,6 +22,7 @@ from gtl.surgery import gather
 from gtl.training import Compute, train
 from gtl.transfer.hkt import HKT
 from gtl.transfer.lessons import TRANSFERS, Distillation, HereditaryTransfer, Lesson, Parent
+from gtl.transfer_section import TransferSection
 from gtl.trials import Trials
 
 RECIPE = TrainingSection(batch_size=8, crop_padding=1, learning_rate=0.05)

@@ -7,9 +7,9 @@ import typing
 import pytest
 import torch
 
-from gtl.config import TransferSection
 from gtl.errors import ConfigError
 from gtl.transfer.mixers import STRENGTHS, LearnableMixer, agreement, make_mixer
+from gtl.transfer_section import TransferSection
 
 SHAPES = ((5, 12), (5, 12, 4, 3))
 
