@@ -38,8 +38,12 @@ class ModelSection(Section):
 
 
 class TrainingSection(Section):
-    """How a network is trained (row 18): SGD with momentum, linear warm-up, then cosine or constant."""
+    """How a network is trained (row 18): SGD with momentum, or Muon; linear warm-up, then cosine or constant."""
 
+    optimiser: Literal["sgd", "muon"] = Field(
+        "sgd",
+        description="muon: kernels move by orthogonal updates, a fifth of the learning rate long; the rest by SGD",
+    )
     learning_rate: float = Field(0.05, gt=0.0, le=10.0)
     momentum: float = Field(0.9, ge=0.0, lt=1.0)
     weight_decay: float = Field(5e-4, ge=0.0, le=1.0)
@@ -130,8 +134,10 @@ class ScoreSection(Section):
 class RacingSection(Section):
     """Racing of lives, an extension: all children of a generation live short heats, and only the best live in full."""
 
-    heats: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = Field(
-        (), description="lengths of the heats as shares of life.steps, rising; none: every child lives in full"
+    heats: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], ...] = Field(
+        (),
+        description="lengths of the heats as shares of life.steps, rising; 0: children are judged as they are born; "
+        "none: every child lives in full",
     )
     keep: float = Field(0.25, gt=0.0, lt=1.0, description="share of the lives that goes on after each heat")
 
@@ -308,10 +314,10 @@ class Config(Section):
                 "life.host: circuit has nothing but the gene: leave out life.gene_update and life.zero_block, or set "
                 "life.host: newborn"
             )
-        if self.compute.pack > 1 and (life.distill or life.host == "circuit"):
+        if self.compute.pack > 1 and (life.distill or life.host == "circuit" or life.training.optimiser == "muon"):
             problems.append(
-                f"compute.pack ({self.compute.pack}) must be 1 with life.host: circuit or life.distill: such lives are "
-                "trained one by one"
+                f"compute.pack ({self.compute.pack}) must be 1 with life.host: circuit, life.distill or "
+                "life.training.optimiser: muon: such lives are trained one by one"
             )
         return problems
 
@@ -325,10 +331,11 @@ class Config(Section):
                 "evolution.racing.heats does not go with evolution.crossover.average_siblings: siblings that are "
                 "averaged must have lived equally long; leave one of the two off"
             )
-        steps = (0, *racing.steps(whole), whole)
+        steps = (-1 if racing.heats[0] == 0.0 else 0, *racing.steps(whole), whole)
         if any(after <= before for before, after in pairwise(steps)):
             problems.append(
                 f"evolution.racing.heats {racing.heats} of life.steps ({whole}) are lives of {steps[1:-1]} steps; they "
-                f"must rise, from at least 1 to less than {whole}: raise life.steps or change evolution.racing.heats"
+                f"must rise, from at least 1 (or a heat of 0) to less than {whole}: raise life.steps or change "
+                "evolution.racing.heats"
             )
         return problems

@@ -22,8 +22,9 @@ from torch.nn import functional as F
 
 from gtl.config import TrainingSection
 from gtl.data.batches import Batches, Environment
+from gtl.descent import Descent
 from gtl.models import ConvNet
-from gtl.training import Compute, Descent, Loss, Tail, TrainingResult, all_finite, place, train
+from gtl.training import Compute, Loss, Tail, TrainingResult, all_finite, place, train
 
 Packing = Literal["loop", "grouped", "vmap"]
 Scales = Sequence[Mapping[str, torch.Tensor] | None]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -20,6 +20,7 @@ from gtl.config import ComputeSection, TrainingSection
 from gtl.data.augment import to_input
 from gtl.data.batches import Batches, Environment
 from gtl.data.images import ImageSet
+from gtl.descent import Descent
 from gtl.errors import ConfigError
 
 # Logits (float32), labels, inputs of a batch -> its mean loss.
@@ -158,7 +159,7 @@ def train(
     resume: Progress | None = None,
     on_epoch: Callable[[Progress], None] | None = None,
 ) -> TrainingResult:
-    """Train `network` in place by SGD with momentum on cross-entropy.
+    """Train `network` in place by its recipe (`gtl.descent`) on cross-entropy.
 
     Args:
         network: any that maps images to logits, on any device; is moved to `compute.device`.
@@ -218,62 +219,6 @@ def learn(
     return found
 
 
-class Descent:
-    """SGD with momentum by a recipe and its schedule, of one network's parameters or of several networks' in stacks.
-
-    Args:
-        parameters: by name.
-        recipe: learning rate, momentum, weight decay, schedule.
-        steps: in all.
-        update_scale: factors on updates, as `train` has them.
-    """
-
-    def __init__(
-        self,
-        parameters: Mapping[str, torch.nn.Parameter],
-        recipe: TrainingSection,
-        steps: int,
-        update_scale: Mapping[str, torch.Tensor] | None,
-    ) -> None:
-        self._parameters, self.recipe, self._steps = list(parameters.values()), recipe, steps
-        self._optimiser = torch.optim.SGD(
-            self._parameters,
-            lr=recipe.learning_rate,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            nesterov=recipe.momentum > 0,
-            fused=True,
-        )
-        scale = update_scale or {}
-        self._scaled = [(parameters[n], factor.to(parameters[n])) for n, factor in scale.items() if n in parameters]
-
-    def step(self, loss: torch.Tensor, step: int) -> None:
-        """One update down the gradient of `loss`, with the learning rate of step number `step`."""
-        rate = self.recipe.learning_rate * schedule(step, self._steps, self.recipe)
-        self._optimiser.param_groups[0]["lr"] = rate
-        self._optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        before = [parameter.detach().clone() for parameter, _ in self._scaled]
-        self._optimiser.step()
-        with torch.no_grad():
-            for (parameter, factor), old in zip(self._scaled, before, strict=True):
-                parameter.copy_(torch.where(factor == 0, old, old + factor * (parameter - old)))
-
-    def momentum(self) -> tuple[torch.Tensor, ...]:
-        """Momentum of every parameter; zero where the recipe has none, and the optimiser keeps no buffer."""
-        found = [self._optimiser.state[parameter].get("momentum_buffer") for parameter in self._parameters]
-        return tuple(
-            torch.zeros_like(parameter).detach() if buffer is None else buffer
-            for parameter, buffer in zip(self._parameters, found, strict=True)
-        )
-
-    def restore(self, momentum: Sequence[torch.Tensor]) -> None:
-        """Go on with what `momentum` gave."""
-        for parameter, buffer in zip(self._parameters, momentum, strict=True):
-            # in the parameter's own memory layout: the fused optimiser walks through both as they lie in memory
-            self._optimiser.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer).detach()
-
-
 class Tail:
     """Mean of the losses of the last tenth of the steps; nothing is read from the device before it is asked for."""
 
@@ -294,16 +239,6 @@ class Tail:
 def all_finite(tensors: Iterable[torch.Tensor]) -> bool:
     """Whether no tensor holds an infinity or NaN; waits for the device once."""
     return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())
-
-
-def schedule(step: int, steps: int, recipe: TrainingSection) -> float:
-    """Factor on the learning rate at `step` of `steps`: linear warm-up, then cosine to zero or constant."""
-    warm = recipe.warmup * steps
-    if step < warm:
-        return (step + 1) / (warm + 1)
-    if recipe.schedule == "constant":
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1.0, steps - warm)))
 
 
 @torch.no_grad()

@@ -22,13 +22,14 @@ from gtl.config import ComputeSection, Config, TrainingSection
 from gtl.data.augment import Augmenter
 from gtl.data.batches import Batches, Environment
 from gtl.data.cache import read_cached, write_cached
+from gtl.descent import Descent
 from gtl.errors import EvolutionError
 from gtl.life import World
 from gtl.machine import cpu_model, run_apart
 from gtl.models import ArchSpec, build
 from gtl.population.run import write_record
 from gtl.population.workforce import Workforce
-from gtl.training import Compute, Descent, cpu_threads, fast_bfloat16, learn, pick_compute, place
+from gtl.training import Compute, cpu_threads, fast_bfloat16, learn, pick_compute, place
 
 FORMAT = 1  # of what is timed and how; another one makes every machine time again
 CALIBRATION = "calibration.json"  # in a run directory

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from gtl.config import ComputeSection, TrainingSection
 from gtl.data.augment import to_input
 from gtl.data.images import ImageSet
+from gtl.descent import MUON_RATE, schedule
 from gtl.models import ConvNet, build
 from gtl.seeds import derive
 from gtl.training import (
@@ -24,7 +25,6 @@ from gtl.training import (
     accuracy,
     reestimate_norms,
     resolve_compute,
-    schedule,
     train,
 )
 
@@ -63,17 +63,22 @@ class Keeper:
 
 
 @pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("optimiser", ["sgd", "muon"])
 @pytest.mark.parametrize("momentum", [0.9, 0.0])
-def test_training_goes_on_bit_identically_from_every_epoch(images: ImageSet, arch: str, momentum: float) -> None:
-    recipe = RECIPE.model_copy(update={"momentum": momentum})
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_training_goes_on_bit_identically_from_every_epoch(
+    images: ImageSet, arch: str, momentum: float, optimiser: str, memory_format: torch.memory_format
+) -> None:
+    recipe = RECIPE.model_copy(update={"momentum": momentum, "optimiser": optimiser})
+    compute = replace(CPU, memory_format=memory_format)
     network = build(spec(arch), 1)
     keeper = Keeper(network)
-    result = train(network, images, recipe, steps=STEPS, seed=5, compute=CPU, on_epoch=keeper)
+    result = train(network, images, recipe, steps=STEPS, seed=5, compute=compute, on_epoch=keeper)
     assert [progress.step for progress, _ in keeper.kept] == [4, 8, 12], "after every epoch but the last"
     for progress, state in keeper.kept:
         again = build(spec(arch), 99)
         again.load_state_dict(state)
-        rest = train(again, images, recipe, steps=STEPS, seed=5, compute=CPU, resume=progress)
+        rest = train(again, images, recipe, steps=STEPS, seed=5, compute=compute, resume=progress)
         assert equal(again.state_dict(), network.state_dict())
         assert rest.loss == result.loss and rest.images == (STEPS - progress.step) * 8
 
@@ -165,16 +170,47 @@ def test_training_is_plain_sgd(images: ImageSet, smoothing: float) -> None:
     assert result.images == 48 and result.seconds > 0
 
 
-def test_training_learns(images: ImageSet) -> None:
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_muon_moves_kernels_alike_in_every_direction(images: ImageSet, memory_format: torch.memory_format) -> None:
+    """The first step of either optimiser, by hand: kernels by U V^T of the gradient, everything else as by SGD."""
+    recipe = TrainingSection(batch_size=8, crop_padding=0, weight_decay=0.0)
+    compute = replace(CPU, memory_format=memory_format)
+    before = dict(build(spec(), 1).named_parameters())
+    sgd, muon = (
+        dict(trained(images, recipe=recipe.model_copy(update={"optimiser": o}), steps=1, compute=compute)[0].named_parameters())
+        for o in ("sgd", "muon")
+    )  # fmt: skip
+    rate, several = recipe.learning_rate * schedule(0, 1, recipe), 0
+    for name, start in before.items():
+        if start.dim() != 4:
+            assert torch.equal(muon[name], sgd[name]), name
+            continue
+        gradient = (start - sgd[name]).flatten(1)  # of a first step: its direction
+        u, _, v = torch.linalg.svd(gradient, full_matrices=False)
+        longer = max(1.0, gradient.shape[0] / gradient.shape[1]) ** 0.5
+        moved = (start - muon[name]).flatten(1) / (MUON_RATE * rate * longer)
+        aligned, spread = torch.diagonal(u.T @ moved @ v.T), torch.linalg.svdvals(gradient)
+        torch.testing.assert_close(moved, u @ torch.diag(aligned) @ v, rtol=0.1, atol=0.03)
+        # torch's iteration stops at about one, and far below for what was next to nothing
+        alike = aligned[spread > 0.15 * spread[0]]
+        assert alike.min() > 0.5 and alike.max() < 1.3, name
+        several += len(alike) > 1
+    assert several >= 4, "kernels whose gradient has more than one direction that counts"
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "muon"])
+def test_training_learns(images: ImageSet, optimiser: str) -> None:
     easy = gratings(3, 40, noisy=0.3)
-    network, result = trained(easy, steps=60, recipe=TrainingSection(batch_size=20, crop_padding=1))
+    recipe = TrainingSection.model_validate({"optimiser": optimiser, "batch_size": 20, "crop_padding": 1})
+    network, result = trained(easy, steps=60, recipe=recipe)
     assert result.finite and result.loss < 0.8 < math.log(3)
     assert accuracy(network, easy, CPU) > 0.6
 
 
-def test_an_update_scale_of_zero_holds_weights_exactly(images: ImageSet) -> None:
+@pytest.mark.parametrize("optimiser", ["sgd", "muon"])
+def test_an_update_scale_of_zero_holds_weights_exactly(images: ImageSet, optimiser: str) -> None:
     """Against momentum, weight decay and a large learning rate."""
-    recipe = RECIPE.model_copy(update={"weight_decay": 0.1, "learning_rate": 0.5})
+    recipe = RECIPE.model_copy(update={"weight_decay": 0.1, "learning_rate": 0.5, "optimiser": optimiser})
     before = {name: t.clone() for name, t in build(spec(), 1).state_dict().items()}
     half = torch.ones(4, 4, 3, 3)
     half[:2] = 0.0

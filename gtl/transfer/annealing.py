@@ -17,12 +17,13 @@ from torch.func import functional_call
 
 from gtl.config import TrainingSection
 from gtl.data.images import ImageSet
+from gtl.descent import Descent
 from gtl.errors import ConfigError, GeneMismatchError
 from gtl.genotype import Genotype
 from gtl.layout import ChannelLayout
 from gtl.models import ConvNet
 from gtl.surgery import check_fits, kept_indices
-from gtl.training import Compute, Descent, Loss, TrainingResult, learn, train
+from gtl.training import Compute, Loss, TrainingResult, learn, train
 from gtl.transfer.rule import OnEpoch, Rule, generator_of, shown, write
 
 

@@ -19,8 +19,9 @@ from torch.nn import functional as F
 from gtl.config import TrainingSection
 from gtl.data.augment import to_input
 from gtl.data.images import ImageSet
+from gtl.descent import Descent
 from gtl.seeds import rng
-from gtl.training import Compute, Descent, Loss, TrainingResult, learn, place, reestimate_norms, train
+from gtl.training import Compute, Loss, TrainingResult, learn, place, reestimate_norms, train
 from gtl.transfer.rule import OnEpoch, Rule, generator_of, head_names
 
 

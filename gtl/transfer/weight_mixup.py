@@ -27,9 +27,10 @@ from torch.nn import functional as F
 from gtl.config import TrainingSection
 from gtl.data.batches import Batches, Environment
 from gtl.data.images import ImageSet
+from gtl.descent import Descent
 from gtl.errors import DataError
 from gtl.seeds import derive, rng
-from gtl.training import Compute, Descent, Loss, TrainingResult, learn, place, train
+from gtl.training import Compute, Loss, TrainingResult, learn, place, train
 from gtl.transfer.rule import OnEpoch, Rule, head_names, shown, write
 
 

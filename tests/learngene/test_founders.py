@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_run import tiny
 
-from gtl import training
+from gtl.descent import Descent
 from gtl.learngene import founders
 from gtl.learngene.founders import Saved, ancestor_part
 from gtl.life import World
@@ -25,13 +25,13 @@ def in_parts(world: World, seconds: float) -> tuple[GeneTensors, int]:
 
 def test_the_ancestor_trains_with_its_own_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     world = make_world(tiny(compute={"threads": 1}, founders={"threads": 2}))
-    with_threads, real = [], training.Descent.step
+    with_threads, real = [], Descent.step
 
     def step(*args: object) -> None:
         with_threads.append(torch.get_num_threads())
         real(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training.Descent, "step", step)
+    monkeypatch.setattr(Descent, "step", step)
     whole, parts = in_parts(world, 1e9)
     assert parts == 1 and set(with_threads) == {2} and len(with_threads) == founders.ancestor_steps(world.config, 84)
     assert torch.get_num_threads() == 1, "lives come after it in the same process"

@@ -65,6 +65,7 @@ def steps(outcomes: dict[str, Outcome]) -> dict[str, float | None]:
         ((0.1, 0.3), 0.5, 3, [(3, 10), (2, 30), (1, 100)]),
         ((0.1, 0.3), 0.5, 2, [(2, 10), (1, 100)]),
         ((0.1,), 0.9, 3, [(3, 100)]),
+        ((0.0, 0.1), 0.25, 16, [(16, 0), (4, 10), (1, 100)]),
         ((0.1,), 0.01, 1, [(1, 100)]),
     ],
 )
@@ -115,6 +116,19 @@ def test_heats_choose_who_lives_in_full(store: RunStore) -> None:
         in_heat[outcome.individual] = outcome.evaluation
     expected = winners(jobs[:LIVES], in_heat, 3, world.layout, world.config.evolution.score)  # type: ignore[arg-type]
     assert [each.individual for each in watched.rounds[1]] == [each.individual for each in expected]
+
+
+def test_a_heat_of_no_steps_judges_newborns(store: RunStore) -> None:
+    world = racing(heats=(0.0,), keep=0.2)
+    jobs = generation(world, store, LIVES)
+    outcomes, watched = race(world, store, jobs)
+    assert [[each.steps for each in asked if each.lives] for asked in watched.rounds] == [[0] * 6, [None]]
+    lived = [outcome.evaluation for outcome in outcomes.values() if "steps" in outcome.evaluation.metrics]
+    assert sorted(each.images for each in lived) == [0] * 5 + [LIFE * BATCH], "being judged costs no training image"
+    (winner,) = watched.rounds[1]
+    best = max(lived, key=lambda each: each.fitness if not each.images else -1.0)
+    born = {each.individual: each for each in in_process(world, store).evaluate(watched.rounds[0])}
+    assert born[winner.individual].evaluation.fitness >= best.fitness
 
 
 def test_the_order_of_arrival_never_shows(store: RunStore) -> None:

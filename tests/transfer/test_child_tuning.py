@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from gtl.config import TrainingSection
 from gtl.data.augment import to_input
 from gtl.data.images import ImageSet
+from gtl.descent import schedule
 from gtl.models import build
-from gtl.training import Progress, schedule
+from gtl.training import Progress
 from gtl.transfer.child_tuning import ChildTuningDriven, ChildTuningFree, child_network, fisher_information
 from gtl.transfer.rule import generator_of
 

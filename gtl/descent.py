@@ -1,0 +1,117 @@
+"""How weights move in one step of a training: by a recipe's optimiser and its schedule of learning rates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from gtl.config import TrainingSection
+
+MUON_RATE = 0.2  # of the learning rate: what an orthogonal update is moved by. Kernels 0.02 where the rest has 0.1
+
+
+class Descent:
+    """Descent by a recipe and its schedule, of one network's parameters or of several networks' in stacks.
+
+    With ``optimiser: sgd`` everything moves by SGD with Nesterov momentum. With ``muon`` the convolutions' kernels, as matrices
+    of a row for each output channel, move by Muon: the momentum's nearest orthogonal matrix, so that every direction that a
+    kernel could take is moved alike (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; torch's own
+    implementation). Norms, biases and the head move by SGD as before.
+
+    Args:
+        parameters: by name.
+        recipe: optimiser, learning rate, momentum, weight decay, schedule.
+        steps: in all.
+        update_scale: factors on updates, as `gtl.training.train` has them.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, torch.nn.Parameter],
+        recipe: TrainingSection,
+        steps: int,
+        update_scale: Mapping[str, torch.Tensor] | None,
+    ) -> None:
+        self._parameters, self.recipe, self._steps = list(parameters.values()), recipe, steps
+        # what an optimiser holds of each: the parameter, or the matrix of a kernel, which shares its memory
+        held = {
+            p: _matrix(p.detach(), p) if recipe.optimiser == "muon" and p.ndim == 4 else p for p in self._parameters
+        }
+        plain = [tensor for parameter, tensor in held.items() if tensor is parameter]
+        self._matrices = {parameter: tensor for parameter, tensor in held.items() if tensor is not parameter}
+        assert all(matrix.data_ptr() == kernel.data_ptr() for kernel, matrix in self._matrices.items())
+        common: dict[str, Any] = {
+            "lr": 0.0,  # of every step its own
+            "momentum": recipe.momentum,
+            "weight_decay": recipe.weight_decay,
+            "nesterov": recipe.momentum > 0,
+        }
+        self._optimisers: list[tuple[torch.optim.Optimizer, float]] = []  # each with its part of the learning rate
+        if plain:
+            self._optimisers.append((torch.optim.SGD(plain, fused=True, **common), 1.0))
+        if self._matrices:
+            self._optimisers.append((torch.optim.Muon(list(self._matrices.values()), **common), MUON_RATE))
+        holder = {id(t): o for o, _ in self._optimisers for t in o.param_groups[0]["params"]}
+        self._states = {parameter: holder[id(tensor)].state[tensor] for parameter, tensor in held.items()}
+        scale = update_scale or {}
+        self._scaled = [(parameters[n], factor.to(parameters[n])) for n, factor in scale.items() if n in parameters]
+
+    def step(self, loss: torch.Tensor, step: int) -> None:
+        """One update down the gradient of `loss`, with the learning rate of step number `step`."""
+        rate = self.recipe.learning_rate * schedule(step, self._steps, self.recipe)
+        for parameter in self._parameters:
+            parameter.grad = None
+        torch.autograd.backward(loss)
+        before = [parameter.detach().clone() for parameter, _ in self._scaled]
+        for kernel, matrix in self._matrices.items():
+            matrix.grad = None if kernel.grad is None else _matrix(kernel.grad, kernel)
+        for optimiser, part in self._optimisers:
+            optimiser.param_groups[0]["lr"] = part * rate
+            optimiser.step()
+        with torch.no_grad():
+            for (parameter, factor), old in zip(self._scaled, before, strict=True):
+                parameter.copy_(torch.where(factor == 0, old, old + factor * (parameter - old)))
+
+    def momentum(self) -> tuple[torch.Tensor, ...]:
+        """Momentum of every parameter; zero where the recipe has none, and the optimiser keeps no buffer."""
+        found = [(parameter, self._states[parameter].get("momentum_buffer")) for parameter in self._parameters]
+        return tuple(
+            torch.zeros_like(parameter).detach() if buffer is None else _shaped(buffer, parameter)
+            for parameter, buffer in found
+        )
+
+    def restore(self, momentum: Sequence[torch.Tensor]) -> None:
+        """Go on with what `momentum` gave."""
+        for parameter, buffer in zip(self._parameters, momentum, strict=True):
+            # in the parameter's own memory layout: the fused optimiser walks through both as they lie in memory
+            own = torch.empty_like(parameter).copy_(buffer).detach()
+            state = self._states[parameter]
+            state["momentum_buffer"] = _matrix(own, parameter) if parameter in self._matrices else own
+
+
+def _matrix(tensor: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+    """A row for each output channel, columns as `kernel` lies in memory: of the kernel itself this is a view."""
+    return (tensor if kernel.is_contiguous() else tensor.permute(0, 2, 3, 1)).flatten(1)
+
+
+def _shaped(buffer: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """A view of what an optimiser keeps, with the shape of its parameter: the inverse of `_matrix` where it is a matrix."""
+    if buffer.shape == parameter.shape:
+        return buffer
+    if parameter.is_contiguous():
+        return buffer.view_as(parameter)
+    out, inputs, height, width = parameter.shape
+    return buffer.view(out, height, width, inputs).permute(0, 3, 1, 2)
+
+
+def schedule(step: int, steps: int, recipe: TrainingSection) -> float:
+    """Factor on the learning rate at `step` of `steps`: linear warm-up, then cosine to zero or constant."""
+    warm = recipe.warmup * steps
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    if recipe.schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1.0, steps - warm)))
