@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from gtl.config import TrainingSection
+from gtl.muon import Muon
 
 MUON_RATE = 0.2  # of the learning rate: what an orthogonal update is moved by. Kernels 0.02 where the rest has 0.1
 
@@ -18,8 +19,7 @@ class Descent:
 
     With ``optimiser: sgd`` everything moves by SGD with Nesterov momentum. With ``muon`` the convolutions' kernels, as matrices
     of a row for each output channel, move by Muon: the momentum's nearest orthogonal matrix, so that every direction that a
-    kernel could take is moved alike (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; torch's own
-    implementation). Norms, biases and the head move by SGD as before.
+    kernel could take is moved alike (`gtl.muon`). Norms, biases and the head move by SGD as before.
 
     Args:
         parameters: by name.
@@ -53,7 +53,7 @@ class Descent:
         if plain:
             self._optimisers.append((torch.optim.SGD(plain, fused=True, **common), 1.0))
         if self._matrices:
-            self._optimisers.append((torch.optim.Muon(list(self._matrices.values()), **common), MUON_RATE))
+            self._optimisers.append((Muon(list(self._matrices.values()), **common), MUON_RATE))
         holder = {id(t): o for o, _ in self._optimisers for t in o.param_groups[0]["params"]}
         self._states = {parameter: holder[id(tensor)].state[tensor] for parameter, tensor in held.items()}
         scale = update_scale or {}

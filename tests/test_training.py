@@ -191,7 +191,7 @@ def test_muon_moves_kernels_alike_in_every_direction(images: ImageSet, memory_fo
         moved = (start - muon[name]).flatten(1) / (MUON_RATE * rate * longer)
         aligned, spread = torch.diagonal(u.T @ moved @ v.T), torch.linalg.svdvals(gradient)
         torch.testing.assert_close(moved, u @ torch.diag(aligned) @ v, rtol=0.1, atol=0.03)
-        # torch's iteration stops at about one, and far below for what was next to nothing
+        # the iteration stops at about one, and far below for what was next to nothing
         alike = aligned[spread > 0.15 * spread[0]]
         assert alike.min() > 0.5 and alike.max() < 1.3, name
         several += len(alike) > 1
