@@ -11,7 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from gtl.comparison import PRETRAINED
+from gtl.config import TrainingSection
 from gtl.config_file import changed_config
 from gtl.errors import DataError, EvolutionError
 from gtl.fewshot import SCRATCH
@@ -30,8 +33,8 @@ from gtl.learngene.kept import kept_tensors
 from gtl.learngene.oneshot import OneShot, layer_activity
 from gtl.learngene.setting import Entrant, Setting, cost
 from gtl.learngene.starts import Initialisation, scratch_start
-from gtl.life import evaluate
-from gtl.models import ArchSpec, build
+from gtl.life import World, evaluate
+from gtl.models import ArchSpec, ConvNet, build
 from gtl.seeds import derive
 from gtl.surgery import GeneTensors, gather
 from gtl.training import train
@@ -151,17 +154,29 @@ def thin(setting: Setting) -> list[Entrant]:
         setting.say(f"thin network: training it alone on {setting.images:,} images")
         spec = ArchSpec(world.host.arch, tuple(counts.items()), world.train.n_classes)
         network = build(spec, derive(seed, "weights"))
-        result = train(
-            network, world.images_for(recipe), recipe, steps=steps, seed=derive(seed, "training"), compute=world.compute
-        )
-        check_finite(result, "the thin network", rate, recipe)
-        network.to("cpu")
-        return {name: network.state_dict()[name] for name in world.layout.inherited}
+        state = _learned(world, network, recipe, steps, derive(seed, "training"), "the thin network", rate)
+        return {name: state[name] for name in world.layout.inherited}
 
     key = {"kind": "thin", "counts": list(counts.values()), "steps": steps, "recipe": recipe.model_dump(mode="json")}
     tensors = setting.fitted(kept_tensors(world, key, make), genotype)
     learned = "life.training" if circuit else "founders.training"
     return [setting.gene("thin network", genotype, tensors, setting.images, recipe=learned)]
+
+
+def _learned(
+    world: World, network: ConvNet, recipe: TrainingSection, steps: int, seed: int, what: str, rate: str
+) -> dict[str, torch.Tensor]:
+    """The state of a network that was trained on all train classes.
+
+    Args:
+        what, rate: it and the key of its learning rate, for the error.
+
+    Raises:
+        EvolutionError: it diverged.
+    """
+    images, compute = world.images_for(recipe), world.compute
+    check_finite(train(network, images, recipe, steps=steps, seed=seed, compute=compute), what, rate, recipe)
+    return network.to("cpu").state_dict()
 
 
 def knowledge_evolution(setting: Setting) -> list[Entrant]:
@@ -209,15 +224,8 @@ def _lineage(setting: Setting, name: str, lives: int) -> GeneTensors:
     seed = derive(config.seed, "knowledge evolution")
     founders = config.founders.model_dump(mode="json")
 
-    def ancestor() -> GeneTensors:
-        found = kept_ancestor(world)
-        if found is None:
-            setting.say(f"{name}: training the run's ancestor again")
-            found, _ = ancestor_tensors(world)
-        return found
-
     def make() -> GeneTensors:
-        whole = ancestor()
+        whole = _ancestor(setting, name)
         if lives == 0:
             return setting.fitted(gather(whole, world.layout, genotype), genotype)
         before = _lineage(setting, name, lives - 1)
@@ -234,6 +242,15 @@ def _lineage(setting: Setting, name: str, lives: int) -> GeneTensors:
     return kept_tensors(world, {**key, "genotype": genotype.to_json()}, make)
 
 
+def _ancestor(setting: Setting, name: str) -> GeneTensors:
+    """The run's own, trained again if it was not kept."""
+    found = kept_ancestor(setting.world)
+    if found is None:
+        setting.say(f"{name}: training the run's ancestor again")
+        found, _ = ancestor_tensors(setting.world)
+    return found
+
+
 def inhernet(setting: Setting) -> list[Entrant]:
     """Low-rank inheritors of the reference with as many convolution parameters as the learngene (arXiv 2602.09509).
 
@@ -246,6 +263,36 @@ def inhernet(setting: Setting) -> list[Entrant]:
     if not found:
         setting.say("InherNet: none is as small as the learngene; left out")
     return [Entrant(x.name, x.start, x.parameters / layout.parameters, setting.images, x.about) for x in found]
+
+
+def inhernet_lived(setting: Setting) -> list[Entrant]:
+    """Low-rank inheritors of the run's ancestor, centred, that lived on all train classes for the images that are left.
+
+    One life by the recipe of lives, its labels alone: what a gene does with its channels, done with directions instead.
+    None where the learngene is smaller than rank 1 in every layer.
+    """
+    world, name = setting.world, "compact InherAct, lived"
+    recipe, layout = world.config.life.training, world.layout
+    spent = ancestor_images(world.config, len(world.train.labels))
+    steps, seed = training_steps(world, recipe, setting.images - spent), derive(world.config.seed, "inhernet life")
+    size = layout.circuit_parameters(setting.learngene.genotype.counts)
+    ancestor = {n: t for n, t in _ancestor(setting, name).items() if n in layout.inherited}
+    found = [x for x in sized_inhernets(world, ancestor, size) if x.name.endswith("centred")]
+    if not found:
+        setting.say(f"{name}: none is as small as the learngene; left out")
+        return []
+    (born,) = found
+
+    def make() -> GeneTensors:
+        setting.say(f"{name}: {steps:,} steps on all train classes")
+        network = born.start(world.train.n_classes, derive(seed, "newborn"))
+        state = _learned(world, network, recipe, steps, derive(seed, "training"), "the InherNet's life", LIFE_RATE)
+        return {n: state[n] for n in born.start.tensors}
+
+    key = {"kind": "inhernet life", "born": born.start.digest, "steps": steps, "recipe": recipe.model_dump(mode="json")}
+    start = born.start.after(kept_tensors(world, key, make))
+    about = {**born.about, "steps": steps}
+    return [Entrant(name, start, born.parameters / layout.parameters, setting.images, about)]
 
 
 def evolved(setting: Setting) -> list[Entrant]:
@@ -269,12 +316,13 @@ OPPONENTS: dict[str, Callable[[Setting], list[Entrant]]] = {
     "knowledge-evolution": knowledge_evolution,
     "lineage": lineage,
     "inhernet": inhernet,
+    "inhernet-lived": inhernet_lived,
     "learngene": evolved,
     **COMPACT,
     **TUNED_OPPONENTS,
 }
 DEFAULTS = tuple(
-    name for name in OPPONENTS if name not in {*COMPACT, *TUNED_OPPONENTS, "inhernet"}
+    name for name in OPPONENTS if name not in {*COMPACT, *TUNED_OPPONENTS, "inhernet", "inhernet-lived"}
 )  # descendants of one size
 
 

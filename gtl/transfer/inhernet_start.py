@@ -28,17 +28,18 @@ class InherNetStart:
 
     Attributes:
         host: the network that they inherit from; its number of classes does not matter.
-        tensors: what they inherit, named as in their state dict: equal experts, gates of zeros; the head never.
+        tensors: what they inherit, named as in their state dict: equal experts and gates of zeros, if they have not lived; the
+            head never.
         ranks: of their inherited layers.
         experts: of each.
-        deviation: of the experts at birth (`InherNetOptions.deviation`).
+        deviation: of the experts at birth (`InherNetOptions.deviation`); None: they have become different in a life.
     """
 
     host: ArchSpec
     tensors: Mapping[str, torch.Tensor]
     ranks: Mapping[str, int]
     experts: int
-    deviation: float
+    deviation: float | None
 
     @classmethod
     def of(
@@ -70,8 +71,17 @@ class InherNetStart:
         layers = {name: [rank, self.experts] for name, rank in self.ranks.items()}
         rebuild(network, {"format": FORMAT, "layers": layers})
         network.load_state_dict({**network.state_dict(), **self.tensors})
-        tell_apart(network, self.deviation, derive(seed, "experts"))
+        if self.deviation is not None:
+            tell_apart(network, self.deviation, derive(seed, "experts"))
         return network
+
+    def after(self, life: Mapping[str, torch.Tensor]) -> InherNetStart:
+        """The same after one of its newborns has learned something.
+
+        Args:
+            life: its state dict; the head stays behind.
+        """
+        return replace(self, tensors={name: life[name] for name in self.tensors}, deviation=None)
 
     def refitted(self, images: torch.Tensor, compute: Compute) -> InherNetStart:
         """The same, with its norms' statistics measured on itself, as one-shot genes have them.

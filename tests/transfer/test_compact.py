@@ -96,7 +96,7 @@ def test_the_parent_is_the_reference_with_its_own_rate(found: dict[str, Entrant]
 
 
 def test_they_are_asked_for_by_name() -> None:
-    by_name = {*COMPACT, *TUNED_OPPONENTS, "inhernet"}
+    by_name = {*COMPACT, *TUNED_OPPONENTS, "inhernet", "inhernet-lived"}
     assert by_name == set(OPPONENTS) - set(DEFAULTS) and "learngene" in DEFAULTS
 
 

@@ -150,6 +150,27 @@ def test_small_genes_meet_fewer_experts_and_tiny_ones_none(tmp_path: Path, monke
     assert experts == {0.6: {3}, 0.3: {2}, 0.1: set()}
 
 
+def test_one_lives_for_the_images_that_the_ancestor_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GTL_CACHE", str(tmp_path))
+    setting, said = setting_of(0.6)
+    ((lived,), (_, _, born)) = (entrants(setting, [name])[1:] for name in ("inhernet-lived", "inhernet"))
+    assert lived.name == "compact InherAct, lived" and lived.share == born.share and lived.images == setting.images
+    batch = setting.world.config.life.training.batch_size
+    assert lived.about["steps"] == max(1, 100 // batch), "the ancestor cost the rest"
+    assert lived.about["ranks"].keys() == born.about["ranks"].keys()
+    first, second = (lived.start(5, seed).state_dict() for seed in (1, 2))
+    heads = {name for name in first if name.startswith("head")}
+    assert heads and all(torch.equal(first[n], second[n]) is (n not in heads or n.endswith("bias")) for n in first)
+    changed = {name for name, tensor in born.start(5, 1).state_dict().items() if not torch.equal(tensor, first[name])}
+    assert {name.rsplit(".", 1)[1] for name in changed} >= {"up", "weight", "running_mean"}
+    count = len(said)
+    (again,) = entrants(setting, ["inhernet-lived"])[1:]
+    assert again.start.digest == lived.start.digest and not any("steps on all" in line for line in said[count:])
+
+    tiny, said = setting_of(0.1)
+    assert entrants(tiny, ["inhernet-lived"])[1:] == [] and any("lived: none is as small" in line for line in said)
+
+
 def test_what_they_are_like_stands_in_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GTL_CACHE", str(tmp_path))
     setting, _ = setting_of(0.6)
