@@ -117,17 +117,31 @@ class Pace:
             return Left(0.0)
         seconds, unknown = 0.0, False
         known = {lives: self._per_job(lives) for lives in to_come}
+        raced = self.lives and bool(evolution.racing.heats)
+        if raced and not self._whole[True][1]:
+            known[True] = None  # those that are done are the losers, whose lives were short
         if all(each is None for each in known.values()):
             return Left(None)
         if under_way:
-            seconds, unknown = self._left_now(), known[self.lives] is None
+            unknown = known[self.lives] is None
+            seconds = 0.0 if unknown else self._left_now(raced)
         for lives, jobs in to_come.items():
             seconds += jobs * (known[lives] or 0.0)
             unknown |= jobs > 0 and known[lives] is None
+        if unknown and seconds == 0.0:
+            return Left(None)  # all that is left is of a kind that nothing is known of
         return Left(seconds, ">" if unknown else "<" if evolution.patience and not manager.done else "")
 
-    def _left_now(self) -> float:
-        """Of this generation: what it will take, less what it has taken, within what the open jobs allow."""
+    def _left_now(self, raced: bool) -> float:
+        """Of this generation: what it will take, less what it has taken, within what the open jobs allow.
+
+        Args:
+            raced: lives in a race are not alike: the few that are open last may take most of the time.
+        """
+        if raced:
+            seconds, count = self._whole[True]
+            each, open_ = seconds / count / self._workers, self.jobs - self.told
+            return max(0.0, (open_ + self._timed) * each - (self._clock() - self._began))
         each, open_ = self._per_job(self.lives) or 0.0, self.jobs - self.told
         most, least = max(open_, self._workers) * each, max(0, open_ - self._workers) * each
         return min(most, max(least, (open_ + self._timed) * each - (self._clock() - self._began)))

@@ -19,6 +19,7 @@ from tiny_run import tiny
 
 from gtl import engine
 from gtl.config import Config
+from gtl.config_file import changed_config
 from gtl.genotype import ChannelMask, Genotype
 from gtl.individual import Evaluation, Job, Outcome, Status
 from gtl.population import progress, standing
@@ -272,6 +273,36 @@ def test_pace_sees_all_workers_at_the_first_arrival() -> None:
     pace.evaluated(outcome(seconds=10.0))
     assert pace.images_per_second == pytest.approx(8 * 100 / 10)
     assert pace.left(as_manager(FakeManager(lives=1, population=64))).seconds == pytest.approx(70)
+
+
+def test_pace_of_a_race_waits_for_a_winner() -> None:
+    """Seven losers of a second each, and a winner that lives for a minute."""
+    clock = Clock()
+    pace = Pace(clock)
+    manager = FakeManager(lives=2)
+    manager.config = changed_config(manager.config, evolution={"racing": {"heats": (0.0,), "keep": 0.1}})
+    left: list[float | None] = []
+    for generation in (1, 2):
+        pace.asked(jobs_of(generation))
+        for _ in range(7):
+            clock.now += 1
+            pace.evaluated(outcome(seconds=1.0))
+        left.append(pace.left(as_manager(manager)).seconds)
+        clock.now += 60
+        pace.evaluated(outcome(seconds=60.0))
+        left.append(pace.left(as_manager(manager)).seconds)
+        manager.generation = generation
+    assert left == [None, pytest.approx(67), pytest.approx(60), 0.0]
+
+
+def test_pace_of_lives_is_not_known_from_the_search() -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    pace.asked(jobs_of(0, lives=False))
+    for _ in range(8):
+        clock.now += 1
+        pace.evaluated(outcome(seconds=1.0))
+    assert pace.left(as_manager(FakeManager(lives=1))).text == "-"
 
 
 def test_pace_does_not_count_what_was_done_by_a_killed_driver() -> None:
