@@ -18,7 +18,7 @@ import torch
 from figure import Figure, rounded
 from speed_sides import WORKS, world_of
 
-from gtl import critic, training
+from gtl import critic, descent, training
 from gtl.critic import Gene, criticise, draw_tasks
 from gtl.data import augment
 from gtl.data.augment import Augmenter, Crops
@@ -43,6 +43,7 @@ def measure(name: str, repetitions: int) -> Iterator[Figure]:
         "bfloat16": (training_steps, nullcontext, with_compute(world, autocast=None)),
         "channels last": (training_steps, nullcontext, with_compute(world, memory_format=torch.contiguous_format)),
         "fused optimiser": (training_steps, unfused, world),
+        "Muon of our own": (steps(world, STEPS[name], "muon"), torchs_muon, world),
         "mirrored by index": (training_steps, mirrored_by_choice, world),
         "eager mode, by torch.compile": (training_steps, compiled, world),
         "norms in batches of 128": (judging, lambda: mock.patch.object(training, "NORM_BATCH", 512), world),
@@ -76,9 +77,10 @@ def with_compute(world: World, **changes: Any) -> World:
     return replace(world, compute=replace(world.compute, **changes))
 
 
-def steps(world: World, count: int) -> Work:
+def steps(world: World, count: int, optimiser: str = "sgd") -> Work:
     """Steps of a life."""
-    network, recipe = build(world.host, 1), world.config.life.training
+    network = build(world.host, 1)
+    recipe = world.config.life.training.model_copy(update={"optimiser": optimiser})
 
     def work(world: World) -> None:
         train(network, world.everything, recipe, steps=count, seed=1, compute=world.compute)
@@ -109,6 +111,11 @@ def unfused() -> AbstractContextManager[Any]:
         return sgd(*args, **options)
 
     return mock.patch.object(torch.optim, "SGD", plain)
+
+
+def torchs_muon() -> AbstractContextManager[Any]:
+    """Torch's, which iterates in bfloat16."""
+    return mock.patch.object(descent, "Muon", torch.optim.Muon)
 
 
 def mirrored_by_choice() -> AbstractContextManager[Any]:

@@ -207,8 +207,7 @@ def _lineages(name: str, life: Mapping[str, Any], setting: Setting) -> list[Entr
     found = ancestor_images(config, len(setting.world.train.labels))
     lives = max(0, setting.images - found) // max(1, images_a_life)
     depth = max(0, int(setting.learngene.provenance["generations"]) - config.evolution.search_generations)
-    # A comparison trains nothing twice, whatever the run was told.
-    world = replace(setting.world, config=changed_config(config, life=life, founders={"reuse": True}))
+    world = replace(setting.world, config=changed_config(config, life=life))
     entrants = []
     for length, count in (("equal depth", depth), ("equal images", lives)):
         tensors = _lineage(replace(setting, world=world), name, count)
@@ -243,11 +242,12 @@ def _lineage(setting: Setting, name: str, lives: int) -> GeneTensors:
 
 
 def _ancestor(setting: Setting, name: str) -> GeneTensors:
-    """The run's own, trained again if it was not kept."""
-    found = kept_ancestor(setting.world)
+    """The run's own, trained again if it was not kept; a comparison trains nothing twice, whatever the run was told."""
+    world = replace(setting.world, config=changed_config(setting.world.config, founders={"reuse": True}))
+    found = kept_ancestor(world)
     if found is None:
         setting.say(f"{name}: training the run's ancestor again")
-        found, _ = ancestor_tensors(setting.world)
+        found, _ = ancestor_tensors(world)
     return found
 
 
