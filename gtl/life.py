@@ -24,9 +24,11 @@ from gtl.layout import ChannelLayout
 from gtl.models import ArchSpec, ConvNet, build, gene_layout
 from gtl.packing import Packing, train_pack
 from gtl.phenotype import newborn, thin_network
+from gtl.resuming import train_resumable
 from gtl.seeds import derive, rng
-from gtl.surgery import GeneTensors, combine, gather, gene_region, scatter
+from gtl.surgery import GeneTensors, combine, gather, scatter, update_scale
 from gtl.training import Compute, Loss, TrainingResult, reestimate_norms
+from gtl.versions import state_digest
 
 NORM_IMAGES = 2048  # images that batch-norm statistics are estimated on
 
@@ -202,6 +204,8 @@ def _live(newborns: Sequence[Newborn], world: World, how: Packing) -> Sequence[T
         raise ValueError(
             f"a pack needs lives of one length; these are {len(hosts)} of {len(newborns)}, of {steps} steps"
         )
+    if len(newborns) == 1:
+        return [_live_alone(newborns[0], world, steps.pop())]
     return train_pack(
         hosts,
         [world.environment(_classes(each.job, world)) for each in newborns],
@@ -212,6 +216,28 @@ def _live(newborns: Sequence[Newborn], world: World, how: Packing) -> Sequence[T
         update_scales=[_update_scale(each, world) for each in newborns],
         losses=[_loss(each, world) for each in newborns],
         how=how,
+    )
+
+
+def _live_alone(child: Newborn, world: World, steps: int) -> TrainingResult:
+    """Of one host; killed, it goes on where it was."""
+    assert child.host is not None
+    life, teacher = world.config.life, None if child.teacher is None else state_digest([], child.teacher)
+    return train_resumable(
+        child.host,
+        world.environment(_classes(child.job, world)),
+        life.training,
+        key={
+            "pixels": world.train.digest,
+            "teacher": teacher,
+            "distill": life.distill,
+            "temperature": life.temperature,
+        },
+        steps=steps,
+        seed=derive(child.job.seed, "life"),
+        compute=world.compute,
+        update_scale=_update_scale(child, world),
+        loss=_loss(child, world),
     )
 
 
@@ -301,25 +327,6 @@ def _update_scale(child: Newborn, world: World) -> Mapping[str, torch.Tensor] | 
         return None  # there is no zero block, and the whole host is the gene
     born_with = child.job.genotype if child.inherited is None else child.inherited[0]
     return update_scale(world.layout, born_with, gene_update=life.gene_update, masked=life.zero_block == "masked")
-
-
-def update_scale(
-    layout: ChannelLayout, genotype: Genotype, *, gene_update: float, masked: bool
-) -> Mapping[str, torch.Tensor] | None:
-    """Factors on weight updates that hold the gene back (`gene_update`) or keep its zero block zero (`masked`)."""
-    if gene_update == 1.0 and not masked:
-        return None
-    scale = {}
-    for name in layout.inherited:
-        if name.endswith(("running_mean", "running_var")):
-            continue
-        gene, zeros = gene_region(layout, genotype, name)
-        factor = torch.ones(layout.shapes[name])
-        factor[gene] = gene_update
-        if masked:
-            factor[zeros] = 0.0
-        scale[name] = factor
-    return scale
 
 
 def _extract(child: Newborn, world: World) -> GeneTensors:

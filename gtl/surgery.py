@@ -200,3 +200,22 @@ def _write_block(target: torch.Tensor, index: dict[int, torch.Tensor], block: to
         target[index[0][:, None], index[1][None, :]] = block
     else:
         target[index[0]] = block
+
+
+def update_scale(
+    layout: ChannelLayout, genotype: Genotype, *, gene_update: float, masked: bool
+) -> Mapping[str, torch.Tensor] | None:
+    """Factors on weight updates that hold the gene back (`gene_update`) or keep its zero block zero (`masked`)."""
+    if gene_update == 1.0 and not masked:
+        return None
+    scale = {}
+    for name in layout.inherited:
+        if name.endswith(("running_mean", "running_var")):
+            continue
+        gene, zeros = gene_region(layout, genotype, name)
+        factor = torch.ones(layout.shapes[name])
+        factor[gene] = gene_update
+        if masked:
+            factor[zeros] = 0.0
+        scale[name] = factor
+    return scale

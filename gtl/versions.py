@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,8 +30,8 @@ def versions(compute: Compute) -> dict[str, str]:
 @cache
 def code_digest() -> str:
     """sha256 over the source of everything that trains and tests: what a cached result must have been computed by."""
-    names = ("fewshot", "training", "packing", "distillation", "life", "phenotype", "surgery", "layout", "seeds")
-    own = [f"{name}.py" for name in (*names, "learngene/founders", "learngene/starts")]
+    names = ("fewshot", "training", "descent", "muon", "resuming", "packing", "distillation", "life", "phenotype")
+    own = [f"{name}.py" for name in (*names, "surgery", "layout", "seeds", "learngene/founders", "learngene/starts")]
     return source_digest(*own, "models/*.py", "data/[abi]*.py")
 
 
@@ -38,6 +41,16 @@ def source_digest(*patterns: str) -> str:
     package = Path(__file__).parent
     files = [file for pattern in patterns for file in sorted(package.glob(pattern))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def state_digest(words: Sequence[Any], tensors: Mapping[str, torch.Tensor]) -> str:
+    """sha256 of JSON and tensors; tensors that were read from a file come in another order, and are the same."""
+    ordered = sorted(tensors.items())
+    shapes = [(name, list(tensor.shape)) for name, tensor in ordered]
+    found = hashlib.sha256(json.dumps([*words, shapes], sort_keys=True).encode())
+    for _, tensor in ordered:
+        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def _cpu() -> str:

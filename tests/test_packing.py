@@ -11,9 +11,9 @@ from pico import ARCHS, CPU, equal, gratings, random_genotype, spec
 
 from gtl.config import TrainingSection
 from gtl.data.batches import Environment
-from gtl.life import update_scale
 from gtl.models import ConvNet, build
 from gtl.packing import PACKS, train_pack
+from gtl.surgery import update_scale
 from gtl.training import TrainingResult
 
 RECIPE = TrainingSection(batch_size=8, crop_padding=2)

@@ -6,10 +6,11 @@ import contextlib
 import hashlib
 import json
 import os
+import time
 import uuid
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,18 +28,42 @@ def cache_dir() -> Path:
 
 def read_array(name: str, shape: tuple[int, ...]) -> np.ndarray | None:
     """The uint8 array of `shape` cached under `name`, or None if there is none that can be trusted."""
-    try:
-        # Members of an npz carry a checksum that is verified on reading, so a damaged file never passes as pictures.
-        with np.load(cache_dir() / name, allow_pickle=False) as file:
-            array = file["array"]
-    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error):
-        return None
-    return array if array.dtype == np.uint8 and array.shape == shape else None
+    array = (read_arrays(name) or {}).get("array")
+    return array if array is not None and array.dtype == np.uint8 and array.shape == shape else None
 
 
 def write_array(name: str, array: np.ndarray) -> None:
     """Cache `array` under `name`: the whole file or none, and no error where the folder cannot be written."""
-    _write(name, lambda file: np.savez(file, array=array))
+    write_arrays(name, {"array": array})
+
+
+def read_arrays(name: str) -> dict[str, np.ndarray] | None:
+    """The named arrays cached under `name`, or None if there are none that can be trusted."""
+    try:
+        # Members of an npz carry a checksum that is verified on reading, so a damaged file never passes as pictures.
+        with np.load(cache_dir() / name, allow_pickle=False) as file:
+            return {member: file[member] for member in file.files}
+    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error):
+        return None
+
+
+def write_arrays(name: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Cache named arrays under `name`, as `write_array` does one."""
+    _write(name, lambda file: np.savez(file, allow_pickle=False, **arrays))
+
+
+def discard(name: str) -> None:
+    """Forget what is cached under `name`, if anything is."""
+    with contextlib.suppress(OSError):
+        (cache_dir() / name).unlink()
+
+
+def sweep_cache(prefix: str, seconds: float) -> None:
+    """Forget what has a name that begins with `prefix` and was written more than so many seconds ago."""
+    with contextlib.suppress(OSError):
+        for file in cache_dir().glob(f"{prefix}*"):
+            if time.time() - file.stat().st_mtime > seconds:
+                discard(file.name)
 
 
 def read_cached(name: str) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from gtl.learngene.kept import find_tensors, keep_tensors
 from gtl.learngene.starts import gene_start
 from gtl.life import World
 from gtl.models import ArchSpec, ConvNet, build
+from gtl.resuming import train_resumable
 from gtl.seeds import derive
 from gtl.surgery import GeneTensors
 from gtl.training import Progress, TrainingResult, cpu_threads, train
@@ -49,11 +50,18 @@ def pretrain(
     Args:
         steps: optimiser steps.
         saved: go on from here; the result equals that of an uninterrupted training.
-        save: called about every `every` seconds with what `saved` needs.
+        save: called about every `every` seconds with what `saved` needs; None: killed, it goes on where it was by itself
+            (`gtl.resuming`).
     """
     spec = ArchSpec(world.host.arch, world.host.widths, world.train.n_classes)
     network = build(spec, derive(seed, "weights"))
-    resume = None
+    recipe, resume = world.config.founders.training, None
+    images, seed = world.images_for(recipe), derive(seed, "training")
+    if saved is None and save is None:
+        key = {"pixels": world.train.digest}
+        result = train_resumable(network, images, recipe, key=key, steps=steps, seed=seed, compute=world.compute)
+        network.to("cpu").eval()
+        return network, result
     if saved is not None:
         network.load_state_dict({n: saved.tensors[f"network.{n}"] for n in network.state_dict()})
         names = [name for name, _ in network.named_parameters()]
@@ -70,16 +78,8 @@ def pretrain(
         save(Saved(progress.step, tensors))
         last = time.monotonic()
 
-    recipe = world.config.founders.training
     result = train(
-        network,
-        world.images_for(recipe),
-        recipe,
-        steps=steps,
-        seed=derive(seed, "training"),
-        compute=world.compute,
-        resume=resume,
-        on_epoch=on_epoch,
+        network, images, recipe, steps=steps, seed=seed, compute=world.compute, resume=resume, on_epoch=on_epoch
     )
     network.to("cpu").eval()
     return network, result

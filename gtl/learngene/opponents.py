@@ -35,9 +35,9 @@ from gtl.learngene.setting import Entrant, Setting, cost
 from gtl.learngene.starts import Initialisation, scratch_start
 from gtl.life import World, evaluate
 from gtl.models import ArchSpec, ConvNet, build
+from gtl.resuming import train_resumable
 from gtl.seeds import derive
 from gtl.surgery import GeneTensors, gather
-from gtl.training import train
 from gtl.transfer.inhernet_start import sized_inhernets
 from gtl.transfer.opponents import COMPACT
 from gtl.transfer.tuned_opponents import TUNED_OPPONENTS
@@ -166,7 +166,7 @@ def thin(setting: Setting) -> list[Entrant]:
 def _learned(
     world: World, network: ConvNet, recipe: TrainingSection, steps: int, seed: int, what: str, rate: str
 ) -> dict[str, torch.Tensor]:
-    """The state of a network that was trained on all train classes.
+    """The state of a network that was trained on all train classes; killed, that goes on where it was.
 
     Args:
         what, rate: it and the key of its learning rate, for the error.
@@ -174,8 +174,9 @@ def _learned(
     Raises:
         EvolutionError: it diverged.
     """
-    images, compute = world.images_for(recipe), world.compute
-    check_finite(train(network, images, recipe, steps=steps, seed=seed, compute=compute), what, rate, recipe)
+    images, key = world.images_for(recipe), {"pixels": world.train.digest}
+    result = train_resumable(network, images, recipe, key=key, steps=steps, seed=seed, compute=world.compute)
+    check_finite(result, what, rate, recipe)
     return network.to("cpu").state_dict()
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 
@@ -15,16 +12,7 @@ from gtl.fewshot import Training
 from gtl.genotype import Genotype
 from gtl.models import ArchSpec, ConvNet, build
 from gtl.phenotype import folded, newborn
-
-
-def start_digest(words: Sequence[Any], tensors: Mapping[str, torch.Tensor]) -> str:
-    """sha256 of JSON and tensors; tensors that were read from a file come in another order, and are the same."""
-    ordered = sorted(tensors.items())
-    shapes = [(name, list(tensor.shape)) for name, tensor in ordered]
-    found = hashlib.sha256(json.dumps([*words, shapes]).encode())
-    for _, tensor in ordered:
-        found.update(tensor.contiguous().numpy().tobytes())
-    return found.hexdigest()
+from gtl.versions import state_digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +52,7 @@ class Initialisation:
     def digest(self) -> str:
         """sha256 of all but `training`."""
         genotype = None if self.genotype is None else self.genotype.to_json()
-        return start_digest([self.host.arch, list(self.host.widths), genotype, self.frozen], self.tensors)
+        return state_digest([self.host.arch, list(self.host.widths), genotype, self.frozen], self.tensors)
 
     @property
     def probe(self) -> Initialisation:

@@ -9,7 +9,6 @@ from functools import cached_property
 import torch
 
 from gtl.errors import ConfigError
-from gtl.learngene.starts import start_digest
 from gtl.life import NORM_IMAGES, World
 from gtl.models import ArchSpec, ConvNet, build
 from gtl.seeds import derive, rng
@@ -19,7 +18,7 @@ from gtl.transfer.inhernet import BudgetError, equal_experts, tell_apart
 from gtl.transfer.inhernet_file import FORMAT, rebuild
 from gtl.transfer.inhernet_options import InherNetOptions, InherNetReport
 from gtl.transfer.low_rank import InheritedLayer, inherited_layers
-from gtl.versions import source_digest
+from gtl.versions import source_digest, state_digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +104,7 @@ class InherNetStart:
             list(self.host.widths),
             sorted(self.ranks.items()),
         ]
-        return start_digest([*words, self.experts, self.deviation], self.tensors)
+        return state_digest([*words, self.experts, self.deviation], self.tensors)
 
 
 @dataclass(frozen=True)
