@@ -42,14 +42,13 @@ RATES = (0.01, 0.03)
 DRAWS = 4  # of validation images, each a descendant
 WHOLE = "the whole evolution"
 SMALLER = (
-    "founders.epochs=4", "life.steps=2400", "evolution.racing.heats=[0.125]", "evolution.search_generations=8",
+    "founders.epochs=4", "life.steps=2400", "evolution.search_generations=8",
     "gene.budget=0.1", "gene.initial_share=[0.08,0.1]",
 )  # fmt: skip
 QUICK = (
     "cluster.workers=1", "compute.threads=1", "data.source=glyphs", "data.root=null", "data.images_per_class=120",
     "data.train_classes=6", "data.val_classes=4", "data.novel_classes=4", "model.width=0.0625", "founders.epochs=1",
     "founders.training.batch_size=32", "evolution.population=3", "evolution.search_generations=1", "life.steps=32",
-    "evolution.racing.heats=[0.125]",
     "life.n_way=6", "life.training.batch_size=16", "critic.tasks=1", "critic.fit_images=6", "critic.score_images=6",
     "critic.final_tasks=1", "fewshot.shots=[4]", "fewshot.steps=4", "fewshot.test_images=10",
 )  # fmt: skip
@@ -74,6 +73,7 @@ class Variant:
 
 NEWBORN = ("life.host=newborn", "life.distill=0")
 NO_RACE = ("evolution.racing.heats=[]",)
+SGD = ("life.training.optimiser=sgd", "founders.training.optimiser=sgd")
 VARIANTS = (
     Variant(WHOLE, (), ""),
     Variant("no search of the allocation", ("evolution.search_generations=0",), "search"),
@@ -86,7 +86,8 @@ VARIANTS = (
         "mutation",
     ),
     Variant("new channels random", ("evolution.mutation.new_channel=random",), "mutation"),
-    Variant("no race: all live a little longer", NO_RACE, "lives"),
+    Variant("all six live", NO_RACE, "lives"),
+    Variant("six short lives, the best once more in full", ("evolution.racing.heats=[0.125]",), "lives"),
     Variant("two generations of half as long lives", ("evolution.generations=2",), "lives"),
     Variant(
         "three siblings averaged",
@@ -98,6 +99,7 @@ VARIANTS = (
     Variant("the same, zero block masked", (*NEWBORN, "life.zero_block=masked"), "lives", "lives in whole newborns"),
     Variant("16 classes a life", ("life.n_way=16",), "classes"),
     Variant("5 classes a life", ("life.n_way=5",), "classes"),
+    Variant("SGD instead of Muon", SGD, "learning rate"),
     Variant("learning rate 0.02", ("life.training.learning_rate=0.02",), "learning rate"),
     Variant("learning rate 0.05", ("life.training.learning_rate=0.05",), "learning rate"),
     Variant("constant learning rate", ("life.training.schedule=constant",), "learning rate"),
