@@ -1,6 +1,6 @@
 """Muon, an optimiser of matrices (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/), quick without bfloat16.
 
-Does what `torch.optim.Muon` does. That one computes in bfloat16, which CPUs without units for it take up to forty times as long
+Does what `torch.optim.Muon` does. That one computes in bfloat16, which CPUs without units for it take many times as long
 for, and multiplies wide matrices where square ones of their rows will do.
 """
 
