@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -80,6 +81,10 @@ class World:
         labels = self.train.labels.to(self.compute.device)
         rows = torch.arange(len(labels), device=labels.device)
         return Environment(self.padded.to(self.compute.device), rows, labels)
+
+    def pixels(self) -> dict[str, str]:
+        """What a training on `train` is recognised by. Looks at every pixel, once."""
+        return {"pixels": self.train.digest}
 
     def images_for(self, recipe: TrainingSection) -> ImageSet | Environment:
         """All train classes for a training by a recipe: as lives have them, unless it pads them otherwise."""
@@ -222,17 +227,17 @@ def _live(newborns: Sequence[Newborn], world: World, how: Packing) -> Sequence[T
 def _live_alone(child: Newborn, world: World, steps: int) -> TrainingResult:
     """Of one host; killed, it goes on where it was."""
     assert child.host is not None
-    life, teacher = world.config.life, None if child.teacher is None else state_digest([], child.teacher)
+    life = world.config.life
+
+    def key() -> dict[str, Any]:
+        teacher = None if child.teacher is None else state_digest([], child.teacher)
+        return {**world.pixels(), "teacher": teacher, "distill": life.distill, "temperature": life.temperature}
+
     return train_resumable(
         child.host,
         world.environment(_classes(child.job, world)),
         life.training,
-        key={
-            "pixels": world.train.digest,
-            "teacher": teacher,
-            "distill": life.distill,
-            "temperature": life.temperature,
-        },
+        key=key,
         steps=steps,
         seed=derive(child.job.seed, "life"),
         compute=world.compute,

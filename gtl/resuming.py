@@ -8,7 +8,7 @@ or without the folder, it is done from the beginning.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -33,7 +33,7 @@ def train_resumable(
     images: ImageSet | Environment,
     recipe: TrainingSection,
     *,
-    key: Mapping[str, Any],
+    key: Callable[[], Mapping[str, Any]],
     steps: int,
     seed: int,
     compute: Compute,
@@ -43,7 +43,8 @@ def train_resumable(
     """`gtl.training.train` of a network that is as it was when a killed process began to train it.
 
     Args:
-        key: JSON that the pixels and the loss are recognised by; everything else is found out here.
+        key: gives JSON that the pixels and the loss are recognised by; everything else is found out here. Not called for
+            a training that nothing is kept of.
 
     Returns:
         All images count, also those that the killed process trained on; seconds are of this process, and the mean loss is
@@ -56,7 +57,7 @@ def train_resumable(
     )
     if steps <= Batches(images, recipe.batch_size, seed).per_epoch:
         return learn()  # no epoch ends before it does
-    words = [dict(key), recipe.model_dump(mode="json"), steps, seed, versions(compute), code_digest()]
+    words = [dict(key()), recipe.model_dump(mode="json"), steps, seed, versions(compute), code_digest()]
     state = {"rows": images.rows, "labels": images.labels, **network.state_dict()}
     state |= {f"scale of {name}": factor for name, factor in (update_scale or {}).items()}
     name = f"{PREFIX}{state_digest(words, state)[:40]}.npz"

@@ -58,8 +58,9 @@ def pretrain(
     recipe, resume = world.config.founders.training, None
     images, seed = world.images_for(recipe), derive(seed, "training")
     if saved is None and save is None:
-        key = {"pixels": world.train.digest}
-        result = train_resumable(network, images, recipe, key=key, steps=steps, seed=seed, compute=world.compute)
+        result = train_resumable(
+            network, images, recipe, key=world.pixels, steps=steps, seed=seed, compute=world.compute
+        )
         network.to("cpu").eval()
         return network, result
     if saved is not None:

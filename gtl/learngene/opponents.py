@@ -38,7 +38,7 @@ from gtl.models import ArchSpec, ConvNet, build
 from gtl.resuming import train_resumable
 from gtl.seeds import derive
 from gtl.surgery import GeneTensors, gather
-from gtl.transfer.inhernet_start import sized_inhernets
+from gtl.transfer.inhernet_start import CENTRED, sized_inhernets
 from gtl.transfer.opponents import COMPACT
 from gtl.transfer.tuned_opponents import TUNED_OPPONENTS
 
@@ -174,7 +174,7 @@ def _learned(
     Raises:
         EvolutionError: it diverged.
     """
-    images, key = world.images_for(recipe), {"pixels": world.train.digest}
+    images, key = world.images_for(recipe), world.pixels
     result = train_resumable(network, images, recipe, key=key, steps=steps, seed=seed, compute=world.compute)
     check_finite(result, what, rate, recipe)
     return network.to("cpu").state_dict()
@@ -278,7 +278,7 @@ def inhernet_lived(setting: Setting) -> list[Entrant]:
     steps, seed = training_steps(world, recipe, setting.images - spent), derive(world.config.seed, "inhernet life")
     size = layout.circuit_parameters(setting.learngene.genotype.counts)
     ancestor = {n: t for n, t in _ancestor(setting, name).items() if n in layout.inherited}
-    found = [x for x in sized_inhernets(world, ancestor, size) if x.name.endswith("centred")]
+    found = sized_inhernets(world, ancestor, size, [CENTRED])
     if not found:
         setting.say(f"{name}: none is as small as the learngene; left out")
         return []

@@ -116,15 +116,11 @@ class Pace:
         if not under_way and not any(to_come.values()):
             return Left(0.0)
         seconds, unknown = 0.0, False
-        known = {lives: self._per_job(lives) for lives in to_come}
-        raced = self.lives and bool(evolution.racing.heats)
-        if raced and not self._whole[True][1]:
-            known[True] = None  # those that are done are the losers, whose lives were short
-        if all(each is None for each in known.values()):
-            return Left(None)
+        raced = bool(evolution.racing.heats)
+        known = {lives: self._per_job(lives, raced and lives) for lives in to_come}
         if under_way:
-            unknown = known[self.lives] is None
-            seconds = 0.0 if unknown else self._left_now(raced)
+            each = known[self.lives]
+            seconds, unknown = (0.0, True) if each is None else (self._left_now(each, raced and self.lives), False)
         for lives, jobs in to_come.items():
             seconds += jobs * (known[lives] or 0.0)
             unknown |= jobs > 0 and known[lives] is None
@@ -132,23 +128,27 @@ class Pace:
             return Left(None)  # all that is left is of a kind that nothing is known of
         return Left(seconds, ">" if unknown else "<" if evolution.patience and not manager.done else "")
 
-    def _left_now(self, raced: bool) -> float:
+    def _left_now(self, each: float, raced: bool) -> float:
         """Of this generation: what it will take, less what it has taken, within what the open jobs allow.
 
         Args:
+            each: seconds for each job.
             raced: lives in a race are not alike: the few that are open last may take most of the time.
         """
-        if raced:
-            seconds, count = self._whole[True]
-            each, open_ = seconds / count / self._workers, self.jobs - self.told
-            return max(0.0, (open_ + self._timed) * each - (self._clock() - self._began))
-        each, open_ = self._per_job(self.lives) or 0.0, self.jobs - self.told
+        open_ = self.jobs - self.told
         most, least = max(open_, self._workers) * each, max(0, open_ - self._workers) * each
-        return min(most, max(least, (open_ + self._timed) * each - (self._clock() - self._began)))
+        expected = (open_ + self._timed) * each - (self._clock() - self._began)
+        return max(0.0, expected) if raced else min(most, max(least, expected))
 
-    def _per_job(self, lives: bool) -> float | None:
-        """Wall-clock seconds for each job of a generation, with the workers there are now; None if unknown."""
+    def _per_job(self, lives: bool, raced: bool = False) -> float | None:
+        """Wall-clock seconds for each job of a generation, with the workers there are now; None if unknown.
+
+        Args:
+            raced: whole generations alone tell: those that are done first are the losers, whose lives were short.
+        """
         spent, done = self._whole[lives]
+        if raced:
+            return spent / done / self._workers if done else None
         now, seconds = (self._timed, self._spent) if lives == self.lives and self.told < self.jobs else (0, 0.0)
         if self._workers == 1:  # nothing overlaps: the jobs of this generation count like all before
             return (spent + seconds) / (done + now) if done + now else None

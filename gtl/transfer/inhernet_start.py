@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -124,7 +124,10 @@ class Sized:
     about: dict[str, object]
 
 
-def sized_inhernets(world: World, tensors: GeneTensors, size: int) -> list[Sized]:
+PLAIN, ACTIVE, CENTRED = INHERNETS = ("compact InherNet", "compact InherAct", "compact InherAct, centred")
+
+
+def sized_inhernets(world: World, tensors: GeneTensors, size: int, names: Sequence[str] = INHERNETS) -> list[Sized]:
     """InherNets of a whole network, as in the paper, as InherAct has them, and centred, with at most so many parameters.
 
     All start exactly unless the released scaling is asked for, but for their norms, which see other activations than before
@@ -136,6 +139,7 @@ def sized_inhernets(world: World, tensors: GeneTensors, size: int) -> list[Sized
         world: its host and layout are the network's; train images are looked at, and not learned from.
         tensors: the network's.
         size: parameters of convolutions, counted as `ChannelLayout.circuit_parameters` counts a gene.
+        names: of those that are wanted.
     """
     plain = build(world.host)
     whole = sum(parameter.numel() for parameter in plain.parameters())
@@ -144,10 +148,12 @@ def sized_inhernets(world: World, tensors: GeneTensors, size: int) -> list[Sized
     images = world.train.images[torch.from_numpy(rows).to(world.train.images.device)]
     section, found = world.config.transfer.inhernet, []
     for name, seen, deviation, centred in (
-        ("compact InherNet", None, 0.0, False),
-        ("compact InherAct", images, section.deviation, False),
-        ("compact InherAct, centred", images, section.deviation, True),
+        (PLAIN, None, 0.0, False),
+        (ACTIVE, images, section.deviation, False),
+        (CENTRED, images, section.deviation, True),
     ):
+        if name not in names:
+            continue
         for experts in range(section.experts, 0, -1):
             options = InherNetOptions(
                 budget=budget,
