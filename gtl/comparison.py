@@ -11,7 +11,8 @@ import numpy as np
 from gtl.stats import LEVEL, DataInterval, Estimate, holm, p_value, paired_difference, quantile
 
 SCRATCH, PRETRAINED, ONE_SHOT = "scratch", "pretrained", "one-shot"
-WHOLE = (PRETRAINED, "linear probe")  # starts that inherit everything
+PRETRAINED_BY_SGD = "pretrained by SGD"
+WHOLE = (PRETRAINED, PRETRAINED_BY_SGD, "linear probe")  # starts that inherit everything
 COMPACT = "compact"  # what the names of descendants begin with that are the thin network of the gene's widths
 GATE = 0.9
 

@@ -117,7 +117,8 @@ def starts(**gains: float) -> dict[str, list[float]]:
 
 
 def test_gate_r_sets_the_best_one_shot_gene_against_the_best_start() -> None:
-    others = {"one-shot l1 early": 0.15, "linear probe": 0.35}  # a probe inherits everything, as full transfer does
+    # a probe inherits everything, as full transfer does
+    others = {"one-shot l1 early": 0.15, "linear probe": 0.35, "pretrained by SGD": 0.4}
     found = gate(starts(pretrained=0.30, one_shot=0.10, **others, learngene=0.20, thin=0.12))
     assert found is not None and (found.one_shot, found.best, found.n) == ("one-shot l1 early", "learngene", 4)
     assert found.ratio == pytest.approx(0.75) and found.low is not None and found.high is not None

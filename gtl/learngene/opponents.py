@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 
-from gtl.comparison import PRETRAINED
+from gtl.comparison import PRETRAINED, PRETRAINED_BY_SGD
 from gtl.config import TrainingSection
 from gtl.config_file import changed_config
 from gtl.errors import DataError, EvolutionError
 from gtl.fewshot import SCRATCH
 from gtl.genotype import ChannelMask, Genotype
 from gtl.individual import Job, ParentGene
+from gtl.learngene.baselines import pretrained_tensors
 from gtl.learngene.founders import (
     LIFE_RATE,
     RATE,
@@ -32,7 +33,7 @@ from gtl.learngene.founders import (
 from gtl.learngene.kept import kept_tensors
 from gtl.learngene.oneshot import OneShot, layer_activity
 from gtl.learngene.setting import Entrant, Setting, cost
-from gtl.learngene.starts import Initialisation, scratch_start
+from gtl.learngene.starts import Initialisation, gene_start, scratch_start
 from gtl.life import World, evaluate
 from gtl.models import ArchSpec, ConvNet, build
 from gtl.resuming import train_resumable
@@ -51,6 +52,22 @@ def scratch(setting: Setting) -> list[Entrant]:
 def pretrained(setting: Setting) -> list[Entrant]:
     """Everything inherited, everything fine-tuned: full transfer."""
     return [Entrant(PRETRAINED, setting.whole, 1.0, setting.images)]
+
+
+def pretrained_by_sgd(setting: Setting) -> list[Entrant]:
+    """Full transfer of a reference that learned by SGD: whole networks may hand on more of what SGD taught them.
+
+    None where the founders' recipe is SGD: it would be `pretrained`.
+    """
+    world = setting.world
+    recipe = world.config.founders.training
+    if recipe.optimiser == "sgd":
+        return []
+    by_sgd = recipe.model_copy(update={"optimiser": "sgd", "momentum": TrainingSection().momentum})
+    config = changed_config(world.config, founders={"training": by_sgd.model_dump()})
+    tensors = pretrained_tensors(replace(world, config=config), setting.images, setting.say)
+    start = gene_start(world.host, world.layout.full(), tensors)
+    return [Entrant(PRETRAINED_BY_SGD, start, 1.0, setting.images, {"optimiser": "sgd"})]
 
 
 def linear_probe(setting: Setting) -> list[Entrant]:
@@ -305,6 +322,7 @@ def evolved(setting: Setting) -> list[Entrant]:
 OPPONENTS: dict[str, Callable[[Setting], list[Entrant]]] = {
     SCRATCH: scratch,
     "pretrained": pretrained,
+    "pretrained-sgd": pretrained_by_sgd,
     "linear-probe": linear_probe,
     "one-shot": one_shot,
     "one-shots": all_one_shots,

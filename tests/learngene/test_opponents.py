@@ -120,6 +120,20 @@ def test_the_thin_network_learns_as_the_genes_do(cache: Path) -> None:
     assert starts["newborn", 0.05] == starts["newborn", 0.2] == starts["circuit", 0.05] != starts["circuit", 0.2]
 
 
+def test_a_reference_by_sgd_is_what_an_sgd_run_would_have(cache: Path) -> None:
+    """Of a run with Muon it is `pretrained` of the same run with SGD; there it is left out, as nothing new."""
+    recipe = {"momentum": 0.95, "weight_decay": 0.01}
+    by_muon = world("vgg11", founders={"training": {**recipe, "optimiser": "muon"}})
+    by_sgd = world("vgg11", founders={"training": {**recipe, "optimiser": "sgd", "momentum": 0.9}})
+    setting = setting_of("vgg11")
+    (muon,) = opponents.pretrained(replace(setting, world=by_muon))
+    (other,) = opponents.pretrained_by_sgd(replace(setting, world=by_muon))
+    (sgd,) = opponents.pretrained(replace(setting, world=by_sgd))
+    assert other.start.digest == sgd.start.digest != muon.start.digest
+    assert (other.share, other.images) == (muon.share, muon.images)
+    assert opponents.pretrained_by_sgd(replace(setting, world=by_sgd)) == []
+
+
 def test_last_layers_are_whole_and_last(found: dict[str, Entrant], setting: Setting) -> None:
     entrant, layout = found["last layers"], setting.world.layout
     layers = [f"{name}.weight" for name in entrant.about["layers"]]
