@@ -17,8 +17,9 @@ from unittest import mock
 import torch
 from figure import Figure, rounded
 from speed_sides import WORKS, world_of
+from torch.optim._muon import _zeropower_via_newtonschulz
 
-from gtl import critic, descent, training
+from gtl import critic, muon, training
 from gtl.critic import Gene, criticise, draw_tasks
 from gtl.data import augment
 from gtl.data.augment import Augmenter, Crops
@@ -115,7 +116,11 @@ def unfused() -> AbstractContextManager[Any]:
 
 def torchs_muon() -> AbstractContextManager[Any]:
     """Torch's, which iterates in bfloat16."""
-    return mock.patch.object(descent, "Muon", torch.optim.Muon)
+
+    def iterated(matrix: torch.Tensor) -> torch.Tensor:
+        return _zeropower_via_newtonschulz(matrix, muon.COEFFICIENTS, muon.TURNS, 1e-7).to(matrix.dtype)
+
+    return mock.patch.object(muon, "orthogonal", iterated)
 
 
 def mirrored_by_choice() -> AbstractContextManager[Any]:

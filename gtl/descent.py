@@ -36,13 +36,8 @@ class Descent:
         update_scale: Mapping[str, torch.Tensor] | None,
     ) -> None:
         self._parameters, self.recipe, self._steps = list(parameters.values()), recipe, steps
-        # what an optimiser holds of each: the parameter, or the matrix of a kernel, which shares its memory
-        held = {
-            p: _matrix(p.detach(), p) if recipe.optimiser == "muon" and p.ndim == 4 else p for p in self._parameters
-        }
-        plain = [tensor for parameter, tensor in held.items() if tensor is parameter]
-        self._matrices = {parameter: tensor for parameter, tensor in held.items() if tensor is not parameter}
-        assert all(matrix.data_ptr() == kernel.data_ptr() for kernel, matrix in self._matrices.items())
+        kernels = [p for p in self._parameters if recipe.optimiser == "muon" and p.ndim == 4]
+        others = [p for p in self._parameters if all(p is not kernel for kernel in kernels)]
         common: dict[str, Any] = {
             "lr": 0.0,  # of every step its own
             "momentum": recipe.momentum,
@@ -50,12 +45,11 @@ class Descent:
             "nesterov": recipe.momentum > 0,
         }
         self._optimisers: list[tuple[torch.optim.Optimizer, float]] = []  # each with its part of the learning rate
-        if plain:
-            self._optimisers.append((torch.optim.SGD(plain, fused=True, **common), 1.0))
-        if self._matrices:
-            self._optimisers.append((Muon(list(self._matrices.values()), **common), MUON_RATE))
-        holder = {id(t): o for o, _ in self._optimisers for t in o.param_groups[0]["params"]}
-        self._states = {parameter: holder[id(tensor)].state[tensor] for parameter, tensor in held.items()}
+        if others:
+            self._optimisers.append((torch.optim.SGD(others, fused=True, **common), 1.0))
+        if kernels:
+            self._optimisers.append((Muon(kernels, **common), MUON_RATE))
+        self._states = {p: o.state[p] for o, _ in self._optimisers for p in o.param_groups[0]["params"]}
         scale = update_scale or {}
         self._scaled = [(parameters[n], factor.to(parameters[n])) for n, factor in scale.items() if n in parameters]
 
@@ -66,8 +60,6 @@ class Descent:
             parameter.grad = None
         torch.autograd.backward(loss)
         before = [parameter.detach().clone() for parameter, _ in self._scaled]
-        for kernel, matrix in self._matrices.items():
-            matrix.grad = None if kernel.grad is None else _matrix(kernel.grad, kernel)
         for optimiser, part in self._optimisers:
             optimiser.param_groups[0]["lr"] = part * rate
             optimiser.step()
@@ -77,34 +69,14 @@ class Descent:
 
     def momentum(self) -> tuple[torch.Tensor, ...]:
         """Momentum of every parameter; zero where the recipe has none, and the optimiser keeps no buffer."""
-        found = [(parameter, self._states[parameter].get("momentum_buffer")) for parameter in self._parameters]
-        return tuple(
-            torch.zeros_like(parameter).detach() if buffer is None else _shaped(buffer, parameter)
-            for parameter, buffer in found
-        )
+        buffers = [(parameter, self._states[parameter].get("momentum_buffer")) for parameter in self._parameters]
+        return tuple(torch.zeros_like(p).detach() if buffer is None else buffer for p, buffer in buffers)
 
     def restore(self, momentum: Sequence[torch.Tensor]) -> None:
         """Go on with what `momentum` gave."""
         for parameter, buffer in zip(self._parameters, momentum, strict=True):
             # in the parameter's own memory layout: the fused optimiser walks through both as they lie in memory
-            own = torch.empty_like(parameter).copy_(buffer).detach()
-            state = self._states[parameter]
-            state["momentum_buffer"] = _matrix(own, parameter) if parameter in self._matrices else own
-
-
-def _matrix(tensor: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
-    """A row for each output channel, columns as `kernel` lies in memory: of the kernel itself this is a view."""
-    return (tensor if kernel.is_contiguous() else tensor.permute(0, 2, 3, 1)).flatten(1)
-
-
-def _shaped(buffer: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """A view of what an optimiser keeps, with the shape of its parameter: the inverse of `_matrix` where it is a matrix."""
-    if buffer.shape == parameter.shape:
-        return buffer
-    if parameter.is_contiguous():
-        return buffer.view_as(parameter)
-    out, inputs, height, width = parameter.shape
-    return buffer.view(out, height, width, inputs).permute(0, 3, 1, 2)
+            self._states[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer).detach()
 
 
 def schedule(step: int, steps: int, recipe: TrainingSection) -> float:

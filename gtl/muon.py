@@ -22,7 +22,7 @@ class Muon(torch.optim.Optimizer):
     """Moves every matrix along the nearest orthogonal matrix to its momentum.
 
     Args:
-        matrices: each with at least one row and column.
+        matrices: each with at least one row and column. Kernels of convolutions are matrices of a row for each output channel.
         lr: length of an update in every direction of a matrix that is wider than tall; of a taller one it is longer by the
             root of height over width.
         momentum: share of the past in the running mean of gradients.
@@ -47,9 +47,16 @@ class Muon(torch.optim.Optimizer):
                     state["momentum_buffer"] = torch.zeros_like(matrix)
                 mean = state["momentum_buffer"].lerp_(matrix.grad, 1 - group["momentum"])
                 update = matrix.grad.lerp(mean, group["momentum"]) if group["nesterov"] else mean
-                length = group["lr"] * max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
+                length = group["lr"] * max(1.0, matrix.shape[0] / matrix[0].numel()) ** 0.5
                 matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                matrix.add_(orthogonal(update), alpha=-length)
+                matrix.add_(_orthogonal_rows(update), alpha=-length)
+
+
+def _orthogonal_rows(tensor: torch.Tensor) -> torch.Tensor:
+    """`orthogonal` of a row for each of the first dimension, in the shape and the memory layout of the tensor."""
+    if tensor.ndim == 4 and not tensor.is_contiguous():
+        return _orthogonal_rows(tensor.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    return orthogonal(tensor.flatten(1)).view(tensor.shape)
 
 
 def orthogonal(matrix: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,7 @@ from gtl.versions import code_digest, state_digest, versions
 
 SAVE_EVERY = 30.0  # seconds of work that a kill may cost, and the time that an epoch takes
 ABANDONED = 14 * 24 * 3600.0  # seconds after which nobody will come back for a training
-PREFIX = "training-"
+PREFIX, STEP = "training-", "step"
 
 
 def train_resumable(
@@ -61,37 +61,50 @@ def train_resumable(
     state = {"rows": images.rows, "labels": images.labels, **network.state_dict()}
     state |= {f"scale of {name}": factor for name, factor in (update_scale or {}).items()}
     name = f"{PREFIX}{state_digest(words, state)[:40]}.npz"
-    resume = _resume(name, network)
-    last = time.monotonic()
-
-    def on_epoch(progress: Progress) -> None:
-        nonlocal last
-        if time.monotonic() - last >= SAVE_EVERY:
-            _save(name, network, progress)
-            last = time.monotonic()
-
-    result = learn(resume=resume, on_epoch=on_epoch)
+    found = read_arrays(name)
+    resume = None if found is None else resumed(network, _saved(found))
+    result = learn(resume=resume, on_epoch=saving(network, partial(_save, name), SAVE_EVERY))
     discard(name)
     done = 0 if resume is None else resume.step
     return replace(result, images=result.images * steps // (steps - done))
 
 
-def _save(name: str, network: torch.nn.Module, progress: Progress) -> None:
-    arrays = {f"network.{n}": _array(tensor) for n, tensor in network.state_dict().items()}
-    arrays |= {f"momentum.{number}": _array(tensor) for number, tensor in enumerate(progress.momentum)}
+@dataclass(frozen=True)
+class Saved:
+    """A training between two epochs: the steps done, the network's tensors and the optimiser's, by name."""
+
+    step: int
+    tensors: dict[str, torch.Tensor]
+
+
+def saving(network: torch.nn.Module, save: Callable[[Saved], None], seconds: float) -> Callable[[Progress], None]:
+    """To be called after every epoch: calls `save`, at most every so many seconds."""
+    last = time.monotonic()
+
+    def on_epoch(progress: Progress) -> None:
+        nonlocal last
+        if time.monotonic() - last < seconds:
+            return
+        names = [name for name, _ in network.named_parameters()]
+        tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+        tensors |= {f"momentum.{name}": momentum for name, momentum in zip(names, progress.momentum, strict=True)}
+        save(Saved(progress.step, {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+        last = time.monotonic()
+
+    return on_epoch
+
+
+def resumed(network: torch.nn.Module, saved: Saved) -> Progress:
+    """Put what was saved into the network; what `gtl.training.train` goes on from."""
+    network.load_state_dict({name: saved.tensors[f"network.{name}"] for name in network.state_dict()})
+    return Progress(saved.step, tuple(saved.tensors[f"momentum.{name}"] for name, _ in network.named_parameters()))
+
+
+def _save(name: str, saved: Saved) -> None:
     sweep_cache(PREFIX, ABANDONED)
-    write_arrays(name, {**arrays, "step": np.array(progress.step)})
+    write_arrays(name, {STEP: np.array(saved.step), **{n: tensor.numpy() for n, tensor in saved.tensors.items()}})
 
 
-def _resume(name: str, network: torch.nn.Module) -> Progress | None:
-    """Put what was saved into the network; None if nothing was."""
-    saved = read_arrays(name)
-    if saved is None:
-        return None
-    network.load_state_dict({n: torch.from_numpy(saved[f"network.{n}"]) for n in network.state_dict()})
-    count = sum(1 for _ in network.parameters())
-    return Progress(int(saved["step"]), tuple(torch.from_numpy(saved[f"momentum.{i}"]) for i in range(count)))
-
-
-def _array(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().cpu().contiguous().numpy()
+def _saved(arrays: Mapping[str, np.ndarray]) -> Saved:
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items() if name != STEP}
+    return Saved(int(arrays[STEP]), tensors)

@@ -26,6 +26,19 @@ def test_muon_is_torchs_muon(shape: tuple[int, int]) -> None:
     assert moved > 0.01 and (ours - theirs).abs().max() < 0.03 * moved
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_kernel_moves_as_its_matrix_and_lies_as_it_lay(memory_format: torch.memory_format) -> None:
+    start, gradient = torch.randn(2, 6, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    options: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1, "nesterov": True}
+    kernel, matrix = start.clone().contiguous(memory_format=memory_format), start.flatten(1).clone()
+    kernel.grad, matrix.grad = gradient.clone(), gradient.flatten(1).clone()  # the gradient may lie otherwise
+    for moved in (kernel, matrix):
+        Muon([moved], **options).step()
+    assert kernel.is_contiguous(memory_format=memory_format)
+    torch.testing.assert_close(kernel.flatten(1), matrix)
+    assert (matrix - start.flatten(1)).abs().max() > 0.01
+
+
 def test_a_matrix_that_is_nothing_stays_so() -> None:
     """A circuit's dead channels give rows of zeros, or a kernel without any gradient."""
     assert torch.equal(orthogonal(torch.zeros(3, 9)), torch.zeros(3, 9))

@@ -93,9 +93,9 @@ DYING = """
 import os, signal, sys
 from test_resuming import gratings, learned, resuming
 save, resuming.SAVE_EVERY = resuming._save, 0.0
-def save_and_die(name, network, progress):
-    save(name, network, progress)
-    if progress.step == 8:
+def save_and_die(name, saved):
+    save(name, saved)
+    if saved.step == 8:
         os.kill(os.getpid(), signal.SIGKILL)
 resuming._save = save_and_die
 learned(gratings(4, 8))
@@ -198,10 +198,10 @@ def killed_at_eight(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Steps at which whoever saves is killed right after it, the first time that they are reached."""
     deaths, save = [8], resuming._save
 
-    def save_and_die(name: str, network: torch.nn.Module, progress: resuming.Progress) -> None:
-        save(name, network, progress)
-        if progress.step in deaths:
-            deaths.remove(progress.step)
+    def save_and_die(name: str, saved: resuming.Saved) -> None:
+        save(name, saved)
+        if saved.step in deaths:
+            deaths.remove(saved.step)
             raise Kill
 
     monkeypatch.setattr(resuming, "_save", save_and_die)

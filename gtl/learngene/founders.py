@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from gtl.config import Config, TrainingSection
 from gtl.distillation import HEAD
@@ -18,22 +14,14 @@ from gtl.learngene.kept import find_tensors, keep_tensors
 from gtl.learngene.starts import gene_start
 from gtl.life import World
 from gtl.models import ArchSpec, ConvNet, build
-from gtl.resuming import train_resumable
+from gtl.resuming import Saved, resumed, saving, train_resumable
 from gtl.seeds import derive
 from gtl.surgery import GeneTensors
-from gtl.training import Progress, TrainingResult, cpu_threads, train
+from gtl.training import TrainingResult, cpu_threads, train
 
 SAVE_EVERY = 20.0  # seconds between saves of a training's progress
 CHECKPOINT = "founders.checkpoint"
 RATE, LIFE_RATE = "founders.training.learning_rate", "life.training.learning_rate"
-
-
-@dataclass(frozen=True)
-class Saved:
-    """An ancestor's training between two epochs: all tensors, and the steps done."""
-
-    step: int
-    tensors: dict[str, torch.Tensor]
 
 
 def pretrain(
@@ -55,33 +43,23 @@ def pretrain(
     """
     spec = ArchSpec(world.host.arch, world.host.widths, world.train.n_classes)
     network = build(spec, derive(seed, "weights"))
-    recipe, resume = world.config.founders.training, None
+    recipe = world.config.founders.training
     images, seed = world.images_for(recipe), derive(seed, "training")
     if saved is None and save is None:
         result = train_resumable(
             network, images, recipe, key=world.pixels, steps=steps, seed=seed, compute=world.compute
         )
-        network.to("cpu").eval()
-        return network, result
-    if saved is not None:
-        network.load_state_dict({n: saved.tensors[f"network.{n}"] for n in network.state_dict()})
-        names = [name for name, _ in network.named_parameters()]
-        resume = Progress(saved.step, tuple(saved.tensors[f"momentum.{name}"] for name in names))
-    last = time.monotonic()
-
-    def on_epoch(progress: Progress) -> None:
-        nonlocal last
-        if save is None or time.monotonic() - last < every:
-            return
-        tensors = {f"network.{n}": t.detach().cpu().contiguous() for n, t in network.state_dict().items()}
-        names = [name for name, _ in network.named_parameters()]
-        tensors |= {f"momentum.{n}": m.cpu().contiguous() for n, m in zip(names, progress.momentum, strict=True)}
-        save(Saved(progress.step, tensors))
-        last = time.monotonic()
-
-    result = train(
-        network, images, recipe, steps=steps, seed=seed, compute=world.compute, resume=resume, on_epoch=on_epoch
-    )
+    else:
+        result = train(
+            network,
+            images,
+            recipe,
+            steps=steps,
+            seed=seed,
+            compute=world.compute,
+            resume=None if saved is None else resumed(network, saved),
+            on_epoch=None if save is None else saving(network, save, every),
+        )
     network.to("cpu").eval()
     return network, result
 

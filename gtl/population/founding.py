@@ -18,7 +18,6 @@ from gtl.errors import RunError
 from gtl.evolution.mutation import Ranking
 from gtl.learngene import founders
 from gtl.learngene.founders import (
-    Saved,
     ancestor_images,
     ancestor_part,
     ancestor_steps,
@@ -32,6 +31,7 @@ from gtl.models import build
 from gtl.population.evaluator import Evaluator
 from gtl.population.run import read_record, write_record
 from gtl.population.store import RunStore
+from gtl.resuming import Saved
 from gtl.seeds import derive
 from gtl.surgery import GeneTensors, gather
 

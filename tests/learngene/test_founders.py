@@ -8,8 +8,9 @@ from tiny_run import tiny
 
 from gtl.descent import Descent
 from gtl.learngene import founders
-from gtl.learngene.founders import Saved, ancestor_part
+from gtl.learngene.founders import ancestor_part
 from gtl.life import World
+from gtl.resuming import Saved
 from gtl.surgery import GeneTensors
 from gtl.world import make_world
 
