@@ -110,7 +110,11 @@ class MutationSection(Section):
     fill: bool = Field(False, description="whether a child gains channels until its budget is spent")
     strength: Share = Field(0.25, description="largest share of a group's channels that one mutation touches, in lives")
     search_strength: Share = Field(0.5, description="the same in search generations")
-    new_channel: Literal["host", "random"] = Field("host", description="weights of an added channel (row 10)")
+    new_channel: Literal["host", "ancestor", "random"] = Field(
+        "host",
+        description="weights of an added channel (row 10): of a newborn host, those that it learned; a circuit has none, so "
+        "random ones, or the ancestor's where lives are distilled. ancestor: the ancestor's, for circuits",
+    )
     weight_noise: float = Field(0.0, ge=0.0, le=1.0, description="relative Gaussian noise on inherited weights (row 9)")
 
 
@@ -204,6 +208,12 @@ class CriticSection(Section):
     score_images: int = Field(80, ge=1, description="images a class to score on; disjoint from the others")
     steps: int = Field(120, ge=1, description="training steps of the short_training critic")
     ridge: float = Field(0.1, gt=0.0, le=1e6, description="regulariser, relative to the mean squared feature norm")
+    depths: int | None = Field(
+        None,
+        ge=1,
+        description="deepest groups whose features a ridge critic reads; all if left out. A gene that is judged as it was cut "
+        "then gets no credit for what a bottleneck keeps from its last features",
+    )
     spread_penalty: float = Field(0.0, ge=0.0, le=10.0, description="fitness = mean - penalty * std over tasks")
 
 
@@ -298,6 +308,10 @@ class Config(Section):
             problems.append(
                 f"gene.initial_share ({low}, {high}) must rise and end within gene.budget ({self.gene.budget})"
             )
+        if self.critic.depths is not None and self.critic.kind not in ("ridge", "leave_one_out_ridge"):
+            problems.append(
+                f"critic.depths ({self.critic.depths}) is what a ridge critic reads; leave it out for {self.critic.kind}"
+            )
         problems += [*self._racing_problems(), *self._life_problems()]
         if self.founders.checkpoint is not None and self.founders.kind == "random":
             problems.append("founders.checkpoint needs founders.kind: ancestor")
@@ -309,6 +323,13 @@ class Config(Section):
         life, problems = self.life, []
         if life.distill and self.founders.kind == "random":
             problems.append("life.distill needs founders.kind: ancestor; random founders have no answers to give")
+        if self.evolution.mutation.new_channel == "ancestor" and (
+            life.host == "newborn" or self.founders.kind == "random"
+        ):
+            problems.append(
+                "evolution.mutation.new_channel: ancestor needs founders.kind: ancestor and life.host: circuit; a newborn host "
+                "has channels of its own"
+            )
         if life.host == "circuit" and (life.gene_update != 1.0 or life.zero_block == "masked"):
             problems.append(
                 "life.host: circuit has nothing but the gene: leave out life.gene_update and life.zero_block, or set "

@@ -1,7 +1,8 @@
 """Critics: what a gene is worth, measured on validation classes. Selection sees nothing else.
 
 All critics answer one question for one gene and one task: how much of the score images do they get right after learning
-from the fit images. The ridge critic looks at all depths, because a descendant uses partial circuits too. Leave-one-out
+from the fit images. The ridge critics look at all depths, because a descendant uses partial circuits too, unless
+`critic.depths` has them read the deepest alone: what has yet to live must carry its features to the end. Leave-one-out
 ridge makes no difference between the two sets: it learns from all images but one, and is scored on that one.
 """
 
@@ -67,15 +68,20 @@ def draw_tasks(val: ImageSet, section: CriticSection, seed: int, count: int) -> 
 
 
 @torch.no_grad()
-def pooled_features(network: ConvNet, images: ImageSet, compute: Compute) -> torch.Tensor:
-    """Activations of all groups, averaged over a 2 x 2 grid: float32 ``(N, 4 * channels of all groups)``."""
+def pooled_features(network: ConvNet, images: ImageSet, compute: Compute, depths: int | None = None) -> torch.Tensor:
+    """Activations of the deepest `depths` groups, of all if None, averaged over a 2 x 2 grid.
+
+    Returns:
+        float32 ``(N, 4 * channels of these groups)``, groups in the order of the network.
+    """
     place(network, compute)
     network.eval()
     rows = []
     for pixels in torch.split(images.to(compute.device).images, compute.eval_batch):
         with compute.context():
-            found = network.activations(to_input(pixels, compute.memory_format)).values()
-        rows.append(torch.cat([F.adaptive_avg_pool2d(a, POOL).flatten(1).float() for a in found], dim=1))
+            found = list(network.activations(to_input(pixels, compute.memory_format)).values())
+        read = found if depths is None else found[-depths:]
+        rows.append(torch.cat([F.adaptive_avg_pool2d(a, POOL).flatten(1).float() for a in read], dim=1))
     return torch.cat(rows)
 
 
@@ -191,14 +197,14 @@ def k_nearest(fit: torch.Tensor, labels: torch.Tensor, score: torch.Tensor) -> t
 
 
 def _ridge(gene: Gene, task: CriticTask, section: CriticSection, seed: int, compute: Compute) -> float:
-    network = gene.network
-    fit, score = pooled_features(network, task.fit, compute), pooled_features(network, task.score, compute)
+    fit, score = (pooled_features(gene.network, x, compute, section.depths) for x in (task.fit, task.score))
     truth = task.score.labels.to(score.device)
     return ridge_accuracy(fit, task.fit.labels.to(fit.device), score, truth, section.ridge)
 
 
 def _leave_one_out_ridge(gene: Gene, task: CriticTask, section: CriticSection, seed: int, compute: Compute) -> float:
-    features = torch.cat([pooled_features(gene.network, images, compute) for images in (task.fit, task.score)])
+    seen = (task.fit, task.score)
+    features = torch.cat([pooled_features(gene.network, images, compute, section.depths) for images in seen])
     labels = torch.cat([task.fit.labels, task.score.labels]).to(features.device)
     return leave_one_out_accuracy(features, labels, section.ridge)
 

@@ -105,7 +105,7 @@ class Job:
         critic_tasks: how many tasks the critic sets.
         task_seed: seeds the draw of the life's classes.
         steps: optimiser steps of the life, where it is a heat of a race; None: ``life.steps``.
-        teacher: content hash of the ancestor that the life is distilled from; None: of none.
+        teacher: content hash of the ancestor that the life is distilled from or takes added channels of; None: of none.
     """
 
     individual: str

@@ -105,7 +105,7 @@ class Newborn:
     Attributes:
         inherited: the gene that the host was born with; None without parents.
         host: None where an unchanged gene only meets new critic tasks.
-        teacher: the ancestor that the life is distilled from.
+        teacher: the ancestor that the life is distilled from, or that added channels come from.
     """
 
     job: Job
@@ -178,9 +178,9 @@ def _birth(job: Job, genes: Sequence[GeneTensors], world: World) -> Newborn:
 def _circuit(
     job: Job, gene: tuple[Genotype, GeneTensors], teacher: GeneTensors | None, world: World, seed: int
 ) -> ConvNet:
-    """The thin network of the child's channels. Channels that mutation added are the ancestor's, or random ones.
+    """The thin network of the child's channels. Channels that mutation added are the ancestor's if there is a teacher.
 
-    Its head is the ancestor's as far as that reads the circuit; random without an ancestor.
+    Its head is the ancestor's, as far as that reads the circuit, where the life is distilled. Whatever is left is random.
     """
     layout, classes = world.layout, _classes(job, world)
     counts = tuple(job.genotype.counts.items())
@@ -192,7 +192,7 @@ def _circuit(
         else teacher
     )
     tensors = gather(scatter(gene[1], gene[0], whole, layout), layout, job.genotype)
-    if teacher is not None:
+    if teacher is not None and world.config.life.distill > 0:
         tensors |= head_of_circuit(teacher, layout, job.genotype, classes)
     thin.load_state_dict({**thin.state_dict(), **tensors})
     return thin
@@ -310,9 +310,9 @@ def _classes(job: Job, world: World) -> list[int] | None:
 
 def _loss(child: Newborn, world: World) -> Loss | None:
     """What a life minimises, where it is not the recipe's cross-entropy."""
-    if child.teacher is None:
-        return None
     life = world.config.life
+    if child.teacher is None or life.distill == 0:
+        return None
     teacher = Teacher.of(
         child.teacher,
         world.host,

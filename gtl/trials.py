@@ -55,11 +55,13 @@ class Trials:
             ClusterError: a process was killed; what was finished is kept.
             DataError: a class has too few images.
         """
-        names = self._names(arena, trials) if self._remember else [None] * len(trials)
-        found = [_read(name) for name in names]
-        missing = [index for index, descendant in enumerate(found) if descendant is None]
-        if missing and len(missing) < len(trials):
-            advance(f"{len(trials) - len(missing)} of {len(trials)} trials were finished before")
+        names: list[str | None] = self._names(arena, trials) if self._remember else [None] * len(trials)
+        same = [index if name is None else names.index(name) for index, name in enumerate(names)]  # first of its kind
+        found = [_read(name) if same[index] == index else None for index, name in enumerate(names)]
+        missing = [index for index, descendant in enumerate(found) if descendant is None and same[index] == index]
+        before = sum(descendant is not None for descendant in found)
+        if missing and before:
+            advance(f"{before} of {len(trials)} trials were finished before")
         done, every = len(trials) - len(missing), max(1, len(trials) // LINES)
         for index, descendant in zip(missing, self._run(arena, [trials[index] for index in missing]), strict=True):
             found[index], name, done = descendant, names[index], done + 1
@@ -67,7 +69,7 @@ class Trials:
                 write_cached(name, _plain(descendant))
             if done % every == 0:
                 advance(f"{done} of {len(trials)}: {trials[index]}")
-        return [descendant for descendant in found if descendant is not None]
+        return [descendant for descendant in (found[index] for index in same) if descendant is not None]
 
     def _run(self, arena: Arena, trials: Sequence[Trial]) -> Iterator[Descendant]:
         count = min(self.workers, len(trials))

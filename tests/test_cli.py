@@ -311,6 +311,8 @@ def test_fewshot_on_other_data(run: Path, tmp_path: Path, capsys: pytest.Capture
         (("fewshot", "RUN", "--starts", "magic"), 65, "unknown starts"),
         (("fewshot", "RUN", "--data", "nothing"), 65, "no data source"),
         (("fewshot", "RUN", "--shots", "50"), 65, "images"),
+        (("compare", "CONFIG", "--starts", "learngen", "--out", "OUT"), 65, "unknown starts"),
+        (("compare", "CONFIG", "--shots", "two", "--out", "OUT"), 2, "positive whole numbers"),
         (("inspect", "CONFIG"), 65, "tiny.yaml"),
         (("evolve", "missing.yaml"), 2, "missing.yaml"),
         (("evolve", "CONFIG", "--set", "evolution.populaton=3"), 2, "population"),
@@ -333,11 +335,12 @@ def test_bad_input_ends_in_one_sentence(
     tiny: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    places = {"RUN": run, "CONFIG": tiny}
+    places = {"RUN": run, "CONFIG": tiny, "OUT": tiny.parent / "evolved"}
     assert gtl(*(places.get(word, word) for word in words)) == code
     printed = capsys.readouterr()
     assert said in printed.err
     assert "Traceback" not in printed.err
+    assert not places["OUT"].exists(), "nothing was evolved for it"
 
 
 def test_data_and_config_doors(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:

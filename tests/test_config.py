@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from gtl import strict_yaml
 from gtl.checks import check_feasible
 from gtl.config import Config
-from gtl.config_file import config_hash, dump_config, known_keys, load_config, parse_config, schema
+from gtl.config_file import ADDED, config_hash, dump_config, known_keys, load_config, parse_config, schema
 from gtl.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -238,6 +238,19 @@ def test_impossible_combinations_name_their_keys() -> None:
     assert "gene.initial_share" in message
 
 
+@pytest.mark.parametrize("text", ["life: {host: newborn}", "life: {host: circuit}\nfounders: {kind: random}"])
+def test_channels_of_an_ancestor_need_one_and_a_circuit(text: str) -> None:
+    message = refused(SMALLEST + text + "\nevolution: {mutation: {new_channel: ancestor}}\n")
+    assert "evolution.mutation.new_channel: ancestor needs" in message
+
+
+def test_depths_are_refused_for_critics_that_read_no_others() -> None:
+    for kind in ("nearest_class_mean", "short_training"):
+        message = refused(SMALLEST + f"critic: {{kind: {kind}, depths: 2}}\n")
+        assert "critic.depths (2)" in message and "leave it out" in message and kind in message
+    assert parse_config(SMALLEST + "critic: {kind: leave_one_out_ridge, depths: 2}\n", "c.yaml").critic.depths == 2
+
+
 def test_malformed_yaml_is_refused_with_its_place(tmp_path: Path) -> None:
     path = write(tmp_path, "name: x\nname: y\n")
     with pytest.raises(ConfigError) as caught:
@@ -394,6 +407,16 @@ def test_the_hash_covers_what_changes_results() -> None:
     assert re.fullmatch("[0-9a-f]{64}", config_hash(config))
     for key, value in [("seed", "1"), ("compute", "{threads: 1}"), ("fewshot", "{seeds: 6}"), ("life", "{n_way: 6}")]:
         assert config_hash(parse_config(f"{SMALLEST}{key}: {value}\n", "c.yaml")) != config_hash(config)
+
+
+def test_runs_that_were_begun_before_a_key_existed_go_on() -> None:
+    """The hash is that of commit 67f0f0e. A new key that results depend on belongs into `gtl.config_file.ADDED`."""
+    before = "e3d8aaeb67fa2d460e8ce5e6f3862c1eb4003c612604c79435e40dca51cbe3a4"
+    assert config_hash(parse_config(SMALLEST, "c.yaml")) == before
+    for (section, key), value in ADDED.items():
+        written = json.dumps({section: {key: value}})[1:-1].replace('"', "")
+        assert config_hash(parse_config(f"{SMALLEST}{written}\n", "c.yaml")) == before
+    assert config_hash(parse_config(f"{SMALLEST}critic: {{depths: 1}}\n", "c.yaml")) != before
 
 
 def test_the_schema_agrees() -> None:

@@ -168,6 +168,9 @@ def test_pooled_features_look_at_every_group(val: ImageSet, learned: ConvNet) ->
     plain = torch.cat([F.adaptive_avg_pool2d(a, 2).flatten(1) for a in found.values()], 1)
     torch.testing.assert_close(features, plain)
     torch.testing.assert_close(last_features(learned, some, CPU), found["conv8"].mean((2, 3)))
+    deepest = 4 * sum(list(learned.widths.values())[-2:])
+    assert torch.equal(pooled_features(learned, some, CPU, depths=2), features[:, -deepest:])
+    assert torch.equal(pooled_features(learned, some, CPU, depths=99), features)
 
 
 def test_k_nearest_by_hand() -> None:
@@ -234,6 +237,20 @@ def test_a_learned_gene_beats_random_ones(val: ImageSet, learned: ConvNet, kind:
     assert mean > np.mean(randoms) + lead
     if kind == "ridge":
         assert mean > max(randoms) + 0.1
+
+
+@pytest.mark.parametrize("kind", ["ridge", "leave_one_out_ridge"])
+def test_what_does_not_reach_the_end_counts_only_with_all_depths(val: ImageSet, learned: ConvNet, kind: str) -> None:
+    """The last layer is dead, and nothing else."""
+    gene, tasks = whole(learned), draw_tasks(val, SECTION, 3, 2)
+    dead = {n: torch.zeros_like(t) if n.startswith("conv8.") else t for n, t in gene.tensors.items()}
+    assert any(n.startswith("conv8.") for n in dead)
+    gene = replace(gene, tensors=dead)
+    everywhere, at_the_end = (
+        np.mean(criticise(gene, tasks, SECTION.model_copy(update={"kind": kind, "depths": depths}), 5, CPU))
+        for depths in (None, 1)
+    )
+    assert at_the_end == pytest.approx(1 / 8) and everywhere > 3 / 8
 
 
 def test_a_dead_gene_scores_chance_and_is_no_error(val: ImageSet) -> None:

@@ -152,10 +152,10 @@ def test_the_gene_is_what_the_thin_network_becomes(arch: str) -> None:
     assert found is not None and equal(found, {name: thin.state_dict()[name] for name in found})
 
 
-@pytest.mark.parametrize("wanted", ["host", "random"])
-def test_channels_that_mutation_added_are_the_ancestors(wanted: str) -> None:
+@pytest.mark.parametrize(("wanted", "distill"), [("host", 0.5), ("random", 0.5), ("ancestor", 0.5), ("ancestor", 0.0)])
+def test_channels_that_mutation_added_are_the_ancestors(wanted: str, distill: float) -> None:
     still = {"learning_rate": 1e-30, "weight_decay": 0.0}
-    life = {"host": "circuit", "n_way": 4, "distill": 0.5, "training": still}
+    life = {"host": "circuit", "n_way": 4, "distill": distill, "training": still}
     host = world("vgg11", life=life, evolution={"mutation": {"new_channel": wanted}})
     groups = host.layout.groups
     before = Genotype({group: ChannelMask(width, range(2)) for group, width in groups.items()})
@@ -165,7 +165,7 @@ def test_channels_that_mutation_added_are_the_ancestors(wanted: str) -> None:
     assert found is not None
     first, second = host.layout.convolutions[:2]
     own = torch.equal(found[first][2], whole(host)[first][2])
-    assert own == (wanted == "host")
+    assert own == (wanted != "random")
     assert torch.equal(found[second][:2, :2], tensors[second]), "what was inherited stays"
     assert float(found[second][:2, 2].abs().max()) < 1e-20, "and hears nothing of the new channels at first"
 
@@ -234,6 +234,20 @@ def test_a_run_of_circuits_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> N
     kept = RunStore.open(tmp_path / "run").blobs.get(record["teacher"])
     assert set(HEAD) <= set(kept) and not set(HEAD) & set(RunStore.open(tmp_path / "run").blobs.get(record["gene"]))
     other = engine.evolve(tiny(), tmp_path / "newborn")
+    assert other.learngene.digest != through.learngene.digest
+
+
+def test_a_run_takes_new_channels_of_its_ancestor(tmp_path: Path) -> None:
+    """Also after a stop; nothing else is taken of it."""
+    always = {"rate": 1.0, "add": 1.0, "drop": 0.0}
+    settled = tiny(life={"host": "circuit"}, evolution={"mutation": {"new_channel": "ancestor", **always}})
+    through = engine.evolve(settled, tmp_path / "through")
+    with pytest.raises(StoppedError):
+        engine.evolve(settled, tmp_path / "run", observer=StopAt(2))
+    assert engine.resume(tmp_path / "run").learngene.to_bytes() == through.learngene.to_bytes()
+    record = read_record(tmp_path / "run" / "ancestor.json")
+    assert record["teacher"] == record["gene"]
+    other = engine.evolve(tiny(life={"host": "circuit"}, evolution={"mutation": always}), tmp_path / "random")
     assert other.learngene.digest != through.learngene.digest
 
 

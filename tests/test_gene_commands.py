@@ -49,7 +49,7 @@ def test_inspect_says_what_a_gene_is(genes: Path, tmp_path: Path, capsys: Captur
     before = picture.read_bytes()
     assert gtl("inspect", genes / "b.safetensors", "--picture", picture) == 74
     assert "exists already" in capsys.readouterr().err and picture.read_bytes() == before
-    assert gtl("inspect", genes / "b.safetensors", "--picture", tmp_path / "kept.jpg") == 74
+    assert gtl("inspect", genes / "b.safetensors", "--picture", tmp_path / "kept.jpg") == 2
     assert "ends in .png" in capsys.readouterr().err
 
 
@@ -142,7 +142,7 @@ def test_shrink_writes_a_gene_within_the_budget(genes: Path, tmp_path: Path, cap
     [
         (("merge", "A", "B", "--how", "sum", "-o", "out.safetensors"), 2, "--how 'sum': known are union"),
         (("merge", "A", "C", "-o", "out.safetensors"), 65, "gtl diff A B --images SOURCE"),
-        (("merge", "A", "B", "-o", "out.pt"), 74, "ends in .safetensors"),
+        (("merge", "A", "B", "-o", "out.pt"), 2, "ends in .safetensors"),
         (("merge", "A", "B", "-o", "nowhere/out.safetensors"), 74, "Make the folder first"),
         (("merge", "A", "B", "--images", "digits", "-o", "out.safetensors"), 65, "there are no train classes"),
         (("merge", "A", "B", "--images", "nothing", "-o", "out.safetensors"), 65, "no data source 'nothing'"),
@@ -150,6 +150,19 @@ def test_shrink_writes_a_gene_within_the_budget(genes: Path, tmp_path: Path, cap
         (("shrink", "A", "--budget", "0.1", "--method", "l2", "-o", "out.safetensors"), 2, "--method 'l2'"),
         (("diff", "A", "B", "--images", "digits"), 65, "there are no val classes"),
         (("diff", "A", "absent.safetensors"), 65, "absent.safetensors"),
+        (("inspect", "."), 65, "is no run directory"),
+        (("inherit", "A", "--arch", "vgg11", "--classes", "3", "-o", "out.pt"), 2, "ends in .safetensors"),
+        (("inherit", "A", "--arch", "vgg11", "--classes", "3", "-o", "nowhere/out.safetensors"), 74, "Make the folder"),
+        (
+            ("inherit", "A", "--arch", "os:getcwd", "--classes", "3", "-o", "out.safetensors"),
+            2,
+            "number of classes alone",
+        ),
+        (
+            ("inherit", "A", "--arch", "os:path", "--classes", "3", "-o", "out.safetensors"),
+            2,
+            "number of classes alone",
+        ),
     ],
 )
 def test_what_cannot_be_done_ends_in_one_sentence(

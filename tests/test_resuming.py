@@ -181,13 +181,14 @@ def test_a_folder_that_cannot_be_written_stops_nothing(
 
 def test_abandoned_ones_are_forgotten_and_nothing_else(images: ImageSet, cache: Path) -> None:
     cache.mkdir()
-    names = ("training-old.npz", "training-new.npz", "tensors-old.safetensors")
+    half, other = ".training-old.npz.0123.tmp", ".tensors-old.safetensors.0123.tmp"  # killed while they were written
+    names = ("training-old.npz", half, "training-new.npz", "tensors-old.safetensors", other)
     for name in names:
         (cache / name).write_bytes(b"x")
         old = time.time() - (resuming.ABANDONED + 60 if "old" in name else 60)
         os.utime(cache / name, (old, old))
     learned(images)
-    assert {path.name for path in cache.iterdir()} == set(names[1:])
+    assert {path.name for path in cache.iterdir()} == set(names[2:])
 
 
 # --- whole lives and references ------------------------------------------------------------------------------------

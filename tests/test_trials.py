@@ -131,6 +131,17 @@ def test_what_is_finished_is_not_trained_again() -> None:
     assert "2 of 3 trials were finished before" in said
 
 
+def test_two_names_of_one_start_are_trained_once() -> None:
+    counting = Counting([], scratch_start(spec("vgg11")))
+    ring = arena(starts={"scratch": counting, "again": replace(counting, digest="counting")})
+    first, second = trials()[:2]
+    asked, said = [first, replace(first, start="again"), second], []
+    one, other, third = Trials()(ring, asked, said.append)
+    assert one == other != third and len(counting.born) == 2
+    assert said[-1].startswith("3 of 3") and Trials()(ring, asked, silent) == [one, other, third]
+    assert len(counting.born) == 2
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ParamSpec
 import typer
 
 from gtl import storage
-from gtl.errors import StoppedByUserError, StorageError
+from gtl.errors import ConfigError, StoppedByUserError, StorageError
 
 P = ParamSpec("P")
 
@@ -64,10 +64,10 @@ def new_file(path: Path) -> None:
 
 
 def check_new(path: Path, suffix: str, what: str) -> None:
-    """Raise StorageError unless `path` has the suffix of `what` and nothing is there."""
-    if path.suffix != suffix:
-        raise StorageError(f"{path} is not the name of {what}; give one that ends in {suffix}")
+    """Raise ConfigError unless `path` has the suffix of `what`, and StorageError if something is there."""
     new_file(path)
+    if path.suffix != suffix:
+        raise ConfigError(f"{path} is not the name of {what}; give one that ends in {suffix}")
 
 
 def compute_here() -> Any:

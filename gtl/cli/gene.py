@@ -54,7 +54,9 @@ def compare(
     seeds: Seeds = None,
     starts: Annotated[
         str,
-        typer.Option(help="Which opponents, comma-separated (docs/compare.md). By default all but the compact ones."),
+        typer.Option(
+            help="Which opponents, comma-separated (docs/compare.md). By default all but those asked for by name."
+        ),
     ] = "",
     set_: Overrides = None,
     data_root: DataRoot = None,
@@ -71,9 +73,11 @@ def compare(
     A comparison that was stopped goes on when the same command is given again: finished trainings are kept.
     """
     from gtl.errors import ConfigError
-    from gtl.learngene.opponents import DEFAULTS
+    from gtl.learngene.opponents import DEFAULTS, check_names
 
     names = _split(starts, "--starts") or list(DEFAULTS)
+    check_names(names)
+    _split(shots, "--shots")  # nobody wants to hear of a slip after the evolution
     transfer: dict[str, Any] = {}
     if source.suffix in (".yaml", ".yml"):
         if out is None:
@@ -175,6 +179,10 @@ def load_gene(path: Path) -> Any:
 
     if path.is_dir():
         if not (path / LEARNGENE).exists():
+            if not (path / RUN).exists():
+                raise LearngeneError(
+                    f"{path} is no run directory, and holds no {LEARNGENE}: give a run's or a learngene file"
+                )
             raise LearngeneError(f"{path} holds no {LEARNGENE}: the run is not finished. Go on with: gtl resume {path}")
         path = path / LEARNGENE
     return Learngene.load(path)

@@ -11,7 +11,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from gtl.cli.common import JsonFlag, new_file, print_json
+from gtl import storage
+from gtl.cli.common import JsonFlag, check_new, print_json
 from gtl.cli.gene import load_gene
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ def inherit(
         raise ConfigError(
             f"--{given[0].replace('_', '-')} belongs to --method inhernet; leave it out, or give that method"
         )
-    new_file(out)
+    check_new(out, ".safetensors", "a state dict")
+    storage.preflight(out.parent)
     network = {"name": arch, "classes": classes, "width": width, "family": family, "seed": seed}
     if method == "inhernet":
         low_rank = _low_rank(source, out, network, options, activation_images)
@@ -95,7 +97,6 @@ COMMANDS: tuple[Callable[..., None], ...] = (inherit,)
 def _from_gene(source: Path, out: Path, network: dict[str, Any]) -> InheritReport:
     from safetensors.torch import save
 
-    from gtl import storage
     from gtl.errors import StorageError
     from gtl.learngene.inherit import inherit as inherit_
 

@@ -59,9 +59,10 @@ def discard(name: str) -> None:
 
 
 def sweep_cache(prefix: str, seconds: float) -> None:
-    """Forget what has a name that begins with `prefix` and was written more than so many seconds ago."""
+    """Forget what has a name that begins with `prefix` and was written more than so many seconds ago, and what a process left
+    that was killed while it wrote such a thing."""
     with contextlib.suppress(OSError):
-        for file in cache_dir().glob(f"{prefix}*"):
+        for file in [*cache_dir().glob(f"{prefix}*"), *cache_dir().glob(f".{prefix}*.tmp")]:
             if time.time() - file.stat().st_mtime > seconds:
                 discard(file.name)
 

@@ -36,7 +36,7 @@ def pretrained_tensors(world: World, images: int, say: Callable[[str], None] = l
 def one_shots(world: World, tensors: GeneTensors, learngene: Genotype) -> list[OneShot]:
     """One-shot genes of the learngene's size from a trained network: all methods x all allocations, the fittest first.
 
-    They are ranked by the run's own critic on validation classes; novel classes are not seen.
+    They are ranked by the run's own critic, at all depths, on validation classes; novel classes are not seen.
     """
     share = world.layout.circuit_share(learngene.counts)
     allocations = {kind: allocation(world.layout, kind, share) for kind in ALLOCATIONS} | {"gene": learngene.counts}

@@ -245,11 +245,15 @@ class Jury:
         return cls.called(world, "one-shot", world.config.critic.final_tasks)
 
     def cut(self, tensors: Mapping[str, torch.Tensor], genotype: Genotype) -> tuple[GeneTensors, float]:
-        """These channels of a network, their norms fitted to the circuit alone, and its mean accuracy on the tasks."""
+        """These channels of a network, their norms fitted to the circuit alone, and its mean accuracy on the tasks.
+
+        A cut is inherited as it is, so features of all depths count, whatever the run's own critic reads.
+        """
         world = self.world
+        section = world.config.critic.model_copy(update={"depths": None})
         cut = norm_fitted(gather(tensors, world.layout, genotype), genotype, world, self.seed)
         gene = Gene(world.host, genotype, cut)
-        scores = criticise(gene, self.tasks, world.config.critic, self.seed, world.compute)
+        scores = criticise(gene, self.tasks, section, self.seed, world.compute)
         return cut, sum(scores) / len(scores)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -76,7 +77,7 @@ def linear_probe(setting: Setting) -> list[Entrant]:
 
 
 def one_shot(setting: Setting) -> list[Entrant]:
-    """The one-shot gene of equal size that the run's own critic finds best on validation classes."""
+    """The one-shot gene of equal size that the run's critic, at all depths, finds best on validation classes."""
     return [_cut("one-shot", setting.one_shots[0], setting)]
 
 
@@ -239,24 +240,29 @@ def _lineage(setting: Setting, name: str, lives: int) -> GeneTensors:
     world, genotype = setting.world, setting.learngene.genotype
     config = world.config
     seed = derive(config.seed, "knowledge evolution")
-    founders = config.founders.model_dump(mode="json")
+    whole = _ancestor(setting, name)
+    key = {
+        "kind": "lineage",
+        "founders": config.founders.model_dump(mode="json"),
+        "life": config.life.model_dump(mode="json"),
+        "noise": config.evolution.mutation.weight_noise,
+        "genotype": genotype.to_json(),
+    }
 
-    def make() -> GeneTensors:
-        whole = _ancestor(setting, name)
-        if lives == 0:
-            return setting.fitted(gather(whole, world.layout, genotype), genotype)
-        before = _lineage(setting, name, lives - 1)
-        setting.say(f"{name}: life {lives}")
-        job = Job(f"life-{lives}", lives, genotype, (ParentGene("before", "", genotype),), lives=True,
-                  seed=derive(seed, lives), critic_seed=seed, critic_tasks=1, task_seed=derive(seed, "task", lives),
+    def live(before: GeneTensors, number: int) -> GeneTensors:
+        setting.say(f"{name}: life {number}")
+        job = Job(f"life-{number}", number, genotype, (ParentGene("before", "", genotype),), lives=True,
+                  seed=derive(seed, number), critic_seed=seed, critic_tasks=1, task_seed=derive(seed, "task", number),
                   teacher="" if config.life.distill else None)  # fmt: skip
         tensors, evaluation = evaluate(job, [before, *([whole] if config.life.distill else [])], world)
         if tensors is None:
-            raise EvolutionError(f"{name}: life {lives} failed: {evaluation.reason}")
+            raise EvolutionError(f"{name}: life {number} failed: {evaluation.reason}")
         return tensors
 
-    key = {"kind": "lineage", "founders": founders, "life": config.life.model_dump(mode="json"), "lives": lives}
-    return kept_tensors(world, {**key, "genotype": genotype.to_json()}, make)
+    tensors = setting.fitted(gather(whole, world.layout, genotype), genotype)
+    for number in range(1, lives + 1):
+        tensors = kept_tensors(world, {**key, "lives": number}, partial(live, tensors, number))
+    return tensors
 
 
 def _ancestor(setting: Setting, name: str) -> GeneTensors:
@@ -345,14 +351,19 @@ DEFAULTS = tuple(
 )  # descendants of one size
 
 
+def check_names(names: Sequence[str]) -> None:
+    """Raise DataError unless there are opponents of all these names."""
+    unknown = [name for name in names if name not in OPPONENTS]
+    if unknown:
+        raise DataError(f"unknown starts {unknown}; known are {', '.join(OPPONENTS)}")
+
+
 def entrants(setting: Setting, names: Sequence[str]) -> list[Entrant]:
     """The named opponents; scratch, which gains are measured against, is always among them.
 
     Raises:
         DataError: an unknown name, or opponents that need to know what the learngene cost, and nobody does.
     """
-    unknown = [name for name in names if name not in OPPONENTS]
-    if unknown:
-        raise DataError(f"unknown starts {unknown}; known are {', '.join(OPPONENTS)}")
+    check_names(names)
     wanted = [SCRATCH, *(name for name in OPPONENTS if name in names and name != SCRATCH)]
     return [entrant for name in wanted for entrant in OPPONENTS[name](setting)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -48,9 +50,15 @@ def _of_user(name: str, num_classes: int) -> nn.Module:
     if here not in sys.path:
         sys.path.append(here)
     try:
-        network = getattr(importlib.import_module(module_name), function)(num_classes)
+        make = getattr(importlib.import_module(module_name), function)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{name}: {error}") from None
+    try:
+        with suppress(ValueError):  # what is built in may not tell its signature
+            inspect.signature(make).bind(num_classes)
+    except TypeError as error:
+        raise ConfigError(f"{name} must be a function that takes the number of classes alone: {error}") from None
+    network = make(num_classes)
     if not isinstance(network, nn.Module):
         raise ConfigError(f"{name} returned a {type(network).__name__}, not a torch.nn.Module")
     return network

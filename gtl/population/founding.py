@@ -45,7 +45,8 @@ class Ancestor:
     Attributes:
         images: training images it cost.
         reference: critic accuracy of a random and of the trained whole network, the lines of the paper's Fig. 4.
-        teacher: content hash of its tensors with a head, where lives are distilled from it.
+        teacher: content hash of what lives need of it: tensors with a head where they are distilled, and without one where
+            only added channels come from it.
     """
 
     digest: str | None
@@ -77,6 +78,8 @@ def found(world: World, evaluator: Evaluator, store: RunStore, say: Callable[[st
                 head, more = evaluator.call(fit_head, tensors)
                 record["images"] = images + more
             record["teacher"] = store.blobs.put({**tensors, **head})
+        elif world.config.evolution.mutation.new_channel == "ancestor":
+            record["teacher"] = record["gene"]
         _record(store, record)
     tensors = store.blobs.get(record["gene"])
     rankings = {method: channel_scores(tensors, world.layout, method, world.config.seed) for method in BY_STATE}

@@ -35,7 +35,7 @@ class Manager:
         ancestor: content hash of the ancestor's tensors (founders ``ancestor``), else None.
         rankings: score name -> group -> worth of each of the ancestor's channels.
         state: what `state` returned after the last whole generation, to go on from there.
-        teacher: content hash of the tensors that lives are distilled from, if they are.
+        teacher: content hash of the ancestor's tensors that lives need, if they do (`gtl.population.founding.Ancestor`).
     """
 
     def __init__(

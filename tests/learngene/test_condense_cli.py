@@ -87,7 +87,7 @@ FEW = {"starts": 3, "generations": 1, "children": 3, "say": lambda text: None}
         (("absent.pt", "CONFIG"), 2, "there is no file absent.pt"),
         (("CONFIG", "CONFIG"), 2, "not a readable safetensors file"),
         (("CHECKPOINT", "absent.yaml"), 2, "absent.yaml"),
-        (("CHECKPOINT", "CONFIG", "-o", "gene.pt"), 74, "ends in .safetensors"),
+        (("CHECKPOINT", "CONFIG", "-o", "gene.pt"), 2, "ends in .safetensors"),
         (("CHECKPOINT", "CONFIG", "-o", "nowhere/gene.safetensors"), 74, "Make the folder first"),
     ],
 )

@@ -12,6 +12,7 @@ from pico import ARCHS, equal, noise, world
 from pydantic import BaseModel
 
 import gtl
+from gtl.config_file import changed_config
 from gtl.data.augment import to_input
 from gtl.errors import ConfigError, DataError
 from gtl.evolution.founding import ALLOCATIONS, allocation
@@ -130,6 +131,10 @@ def test_the_search_is_as_good_as_the_best_rule_and_says_how_long_it_looked(arch
         *((allocation(host.layout, kind, host.config.gene.budget), found.rules[kind]) for kind in ALLOCATIONS),
     ):
         assert jury.cut(tensors, pick(counts))[1] == fitness, "all met the same tasks"
+    deep = replace(host, config=changed_config(host.config, critic={"depths": 1}))
+    assert replace(jury, world=deep).cut(tensors, pick(found.counts))[1] == found.fitness, (
+        "a cut is judged at all depths"
+    )
     assert search_allocation(host, tensors, pick, **long) == found
 
 

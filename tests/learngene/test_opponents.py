@@ -12,6 +12,7 @@ import pytest
 import torch
 from pico import config, random_genotype, world
 
+from gtl.config_file import changed_config
 from gtl.errors import DataError
 from gtl.learngene import opponents
 from gtl.learngene.artifact import Learngene
@@ -153,6 +154,20 @@ def test_lives_of_knowledge_evolution_build_on_each_other(setting: Setting, foun
     depth = found["knowledge evolution, equal depth"]
     assert all(torch.equal(steps[2][name], tensor) for name, tensor in depth.start.tensors.items())
     assert depth.about["lives"] == 2
+
+
+def test_a_line_may_be_as_long_as_it_likes(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of lives at the paper's scale; the ancestor is looked up once. Lives themselves are left out here."""
+    lives, ancestors, keys = 1200, [], []
+    real = opponents._ancestor
+    monkeypatch.setattr(opponents, "_ancestor", lambda *given: ancestors.append(1) or real(*given))
+    monkeypatch.setattr(opponents, "kept_tensors", lambda world, key, make: keys.append(key) or make())
+    monkeypatch.setattr(opponents, "evaluate", lambda job, genes, world: (genes[0], None))
+    opponents._lineage(setting, "a line", lives)
+    assert [key["lives"] for key in keys] == list(range(1, lives + 1)) and len(ancestors) == 1
+    noisy = changed_config(setting.world.config, evolution={"mutation": {"weight_noise": 0.5}})
+    opponents._lineage(replace(setting, world=replace(setting.world, config=noisy)), "a line", 1)
+    assert keys[0] != keys[-1] and keys[0]["lives"] == keys[-1]["lives"], "noise is part of every life"
 
 
 def test_what_was_trained_is_kept(setting: Setting, found: dict[str, Entrant]) -> None:
