@@ -175,8 +175,8 @@ def test_f3_poison_individual(tmp_path: Path) -> None:
 def test_f11_hung_worker(undisturbed: Path, tmp_path: Path) -> None:
     """One that sleeps, and one that was stopped and does not even answer Ray: both are late, killed, and replaced."""
     faults = ["--fault=g0002-i0001=hang*1", "--fault=g0003-i0000=stop*1"]
-    # a busy machine needs more than 3 s for a life
-    driver = Driver(tmp_path / "run", "--workers", "2", "--deadline", "6", *faults)
+    # a busy machine may need more than 6 s for a life
+    driver = Driver(tmp_path / "run", "--workers", "2", "--deadline", "10", *faults)
     assert driver.end() == (0, "")
     for name in ("g0002-i0001", "g0003-i0000"):
         late = re.compile(rf"{name} is tried again: no answer within the \d+ s that it was given")
