@@ -192,7 +192,7 @@ def test_rules_and_transfers_exclude_each_other(gene: Learngene, run: Path) -> N
     ("words", "code", "says"),
     [
         (("--role", "all"), 2, "there is no role 'all'; choose one of train, val, novel"),
-        (("-o", "child.pt"), 74, "not the name of a state dict"),
+        (("-o", "child.pt"), 2, "not the name of a state dict"),
         (("-o", "nowhere/child.safetensors"), 74, "Make the folder first"),
         (("--transfer", "hkt", "--taps", "stage1"), 2, "the child has no such stage"),
         (("--shots", "900"), 65, "has 12 images, 901 are needed"),
