@@ -83,11 +83,12 @@ def export_onnx(
         notes: written into the file's metadata.
 
     Raises:
-        ConfigError: the extra is not installed, the network cannot be exported, or the file would answer differently.
+        ConfigError: a name that does not end in .onnx, the extra is not installed, the network cannot be exported, or the file
+            would answer differently.
         StorageError: another file is there, or the disk refused.
     """
     if out.suffix != ".onnx":
-        raise StorageError(f"{out} is not the name of an ONNX file; give one that ends in .onnx")
+        raise ConfigError(f"{out} is not the name of an ONNX file; give one that ends in .onnx")
     if out.exists():
         raise StorageError(f"{out} exists already; give another path, or remove it first")
     onnx, runtime = _libraries()

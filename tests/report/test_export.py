@@ -139,7 +139,7 @@ def test_the_card_tells_the_lineage_and_how_to_make_it_again(
     [
         ((), 2, "say where to"),
         (("a.safetensors", "--out", "b"), 2, "say where to"),
-        (("a.md",), 74, ".safetensors"),
+        (("a.md",), 2, ".safetensors"),
         (("a.safetensors", "--arch", "vgg11"), 2, "goes with --onnx"),
         (("--onnx", "a.onnx", "--arch", "vgg11"), 2, "needs --classes"),
     ],
