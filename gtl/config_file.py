@@ -30,9 +30,8 @@ NOT_HASHED: Any = {
     "cluster": True,
     "transfer": True,
 }
-ADDED = {
-    ("critic", "depths"): None
-}  # keys that came later: at these values runs are what they were before, and so is the hash
+# Keys that came later: at these values runs are what they were before, and so is the hash.
+ADDED = {("critic", "depths"): None}
 
 
 def load_config(path_or_name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:

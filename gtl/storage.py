@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from gtl.errors import StorageError
+from gtl.errors import ConfigError, StorageError
 
 _TEMPORARY = re.compile(r".+\.tmp\.[0-9a-f]{12}")  # the name of everything unfinished: what a killed writer leaves
 
@@ -39,6 +39,25 @@ def temporary_name(path: Path) -> Path:
     if not path.name:
         raise StorageError(f"{str(path)!r} is not the name of a file; give one")
     return path.with_name(f"{path.name}.tmp.{uuid.uuid4().hex[:12]}")
+
+
+def check_suffix(path: Path, suffix: str, what: str) -> None:
+    """Raise ConfigError unless `path` ends in the suffix of `what`."""
+    if path.suffix != suffix:
+        raise ConfigError(f"{path} is not the name of {what}; give one that ends in {suffix}")
+
+
+def check_new(path: Path, suffix: str, what: str) -> None:
+    """Refuse `path`, before the work for a file begins, unless it can be the name of `what` and nothing is there.
+
+    Raises:
+        StorageError: something is there already, or `path` has no name.
+        ConfigError: another suffix.
+    """
+    temporary_name(path)
+    if path.exists():
+        raise StorageError(f"{path} exists already; give another path, or remove it first")
+    check_suffix(path, suffix, what)
 
 
 @contextmanager

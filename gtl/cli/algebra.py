@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from gtl.cli.common import Images, JsonFlag, check_new, compute_here, print_json
+from gtl.cli.common import Images, JsonFlag, compute_here, print_json
 from gtl.cli.gene import GenePath, load_gene
 
 Out = Annotated[Path, typer.Option("-o", "--out", help="Learngene file to write (.safetensors).")]
@@ -87,7 +87,7 @@ def check_new_gene(out: Path) -> None:
     """Raise StorageError unless a learngene file can be written there, before any work is done."""
     from gtl import storage
 
-    check_new(out, ".safetensors", "a learngene file")
+    storage.check_new(out, ".safetensors", "a learngene file")
     storage.preflight(out.parent)
 
 

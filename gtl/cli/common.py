@@ -11,8 +11,7 @@ from typing import Annotated, Any, ParamSpec
 
 import typer
 
-from gtl import storage
-from gtl.errors import ConfigError, StoppedByUserError, StorageError
+from gtl.errors import StoppedByUserError
 
 P = ParamSpec("P")
 
@@ -54,20 +53,6 @@ def print_json(document: Any) -> None:
     """One JSON document on standard output."""
     json.dump(document, sys.stdout, indent=2, allow_nan=False)
     sys.stdout.write("\n")
-
-
-def new_file(path: Path) -> None:
-    """Raise StorageError, before the work for a file begins, if it is there already or `path` cannot be its name."""
-    storage.temporary_name(path)
-    if path.exists():
-        raise StorageError(f"{path} exists already; give another path, or remove it first")
-
-
-def check_new(path: Path, suffix: str, what: str) -> None:
-    """Raise ConfigError unless `path` has the suffix of `what`, and StorageError if something is there."""
-    new_file(path)
-    if path.suffix != suffix:
-        raise ConfigError(f"{path} is not the name of {what}; give one that ends in {suffix}")
 
 
 def compute_here() -> Any:

@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from gtl.cli.common import JsonFlag, Overrides, check_new, print_json, say
+from gtl.cli.common import JsonFlag, Overrides, print_json, say
 
 
 def condense(
@@ -37,7 +37,7 @@ def condense(
     from gtl.world import make_world
 
     check_choices(method, allocation)
-    check_new(out, ".safetensors", "a learngene file")
+    storage.check_new(out, ".safetensors", "a learngene file")
     storage.preflight(out.parent)
     settled = load_config(config, set_ or ())
     if budget is not None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gtl.cli.common import DataRoot, JsonFlag, check_new, print_json, say
+from gtl.cli.common import DataRoot, JsonFlag, print_json, say
 from gtl.cli.gene import RUN, GenePath, load_gene, root_of_run, transfer_options
 
 TransferOverrides = Annotated[
@@ -72,8 +72,8 @@ def descend(
     from gtl.errors import ConfigError, StorageError
 
     beside = out.with_suffix(".json")
-    check_new(out, ".safetensors", "a state dict")
-    check_new(beside, ".json", "a report")
+    storage.check_new(out, ".safetensors", "a state dict")
+    storage.check_new(beside, ".json", "a report")
     chosen = next((known for known in ROLES if known == role), None)
     if chosen is None:
         raise ConfigError(f"there is no role {role!r}; choose one of {', '.join(ROLES)}")

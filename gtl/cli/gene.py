@@ -43,8 +43,8 @@ def fewshot(
     """What a learngene is worth: descendants from several starts, same images and budget, on novel classes."""
     from gtl.learngene.evidence import STARTS
 
-    names = _split(starts, "--starts") or list(STARTS)
-    _measure(learngene, data, shots, seeds, names, data_root, workers, out, json_)
+    names = _split(starts) or list(STARTS)
+    _measure(learngene, data, _numbers(shots), seeds, names, data_root, workers, out, json_)
 
 
 def compare(
@@ -75,9 +75,8 @@ def compare(
     from gtl.errors import ConfigError
     from gtl.learngene.opponents import DEFAULTS, check_names
 
-    names = _split(starts, "--starts") or list(DEFAULTS)
-    check_names(names)
-    _split(shots, "--shots")  # nobody wants to hear of a slip after the evolution
+    names, numbers = _split(starts) or list(DEFAULTS), _numbers(shots)
+    check_names(names)  # nobody wants to hear of a slip after the evolution
     transfer: dict[str, Any] = {}
     if source.suffix in (".yaml", ".yml"):
         if out is None:
@@ -87,7 +86,7 @@ def compare(
         source = _evolved(source, set_ or (), out / "run", json_)
     elif set_:
         transfer = transfer_options(load_gene(source), set_)
-    document = _measure(source, data, shots, seeds, names, data_root, workers, out, json_, transfer)
+    document = _measure(source, data, numbers, seeds, names, data_root, workers, out, json_, transfer)
     if plan is not None:
         from gtl.report.seed_plan import plan_seeds
 
@@ -119,7 +118,7 @@ def _evolved(config: Path, overrides: Sequence[str], run: Path, json_: bool) -> 
 def _measure(
     learngene: Path,
     data: str,
-    shots: str,
+    shots: Sequence[int],
     seeds: int | None,
     starts: Sequence[str],
     data_root: Path | None,
@@ -142,7 +141,7 @@ def _measure(
     (evidence,) = measure(
         gene,
         data,
-        shots=[int(item) for item in _split(shots, "--shots")],
+        shots=shots,
         seeds=seeds,
         starts=starts,
         data_root=data_root or root_of_run(learngene),
@@ -206,13 +205,17 @@ def transfer_options(gene: Any, overrides: Sequence[str]) -> dict[str, Any]:
     return overridden(config_of(gene), overrides).transfer.model_dump()
 
 
-def _split(text: str, option: str) -> list[str]:
+def _split(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",")] if text else []
+
+
+def _numbers(shots: str) -> list[int]:
     from gtl.errors import ConfigError
 
-    items = [item.strip() for item in text.split(",")] if text else []
-    if option == "--shots" and not all(item.isdecimal() and int(item) > 0 for item in items):
-        raise ConfigError(f"--shots {text!r}: give positive whole numbers, separated by commas, as in --shots 1,5,20")
-    return items
+    items = _split(shots)
+    if not all(item.isdecimal() and int(item) > 0 for item in items):
+        raise ConfigError(f"--shots {shots!r}: give positive whole numbers, separated by commas, as in --shots 1,5,20")
+    return [int(item) for item in items]
 
 
 def root_of_run(path: Path) -> Path | None:

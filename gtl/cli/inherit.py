@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gtl import storage
-from gtl.cli.common import JsonFlag, check_new, print_json
+from gtl.cli.common import JsonFlag, print_json
 from gtl.cli.gene import load_gene
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def inherit(
         raise ConfigError(
             f"--{given[0].replace('_', '-')} belongs to --method inhernet; leave it out, or give that method"
         )
-    check_new(out, ".safetensors", "a state dict")
+    storage.check_new(out, ".safetensors", "a state dict")
     storage.preflight(out.parent)
     network = {"name": arch, "classes": classes, "width": width, "family": family, "seed": seed}
     if method == "inhernet":

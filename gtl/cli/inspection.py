@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from gtl.cli.common import Images, JsonFlag, check_new, compute_here, print_json, say
+from gtl import storage
+from gtl.cli.common import Images, JsonFlag, compute_here, print_json, say
 from gtl.cli.gene import GenePath, load_gene
 
 
@@ -29,7 +30,7 @@ def inspect(
     from gtl.report.gene_views import render_inspection
 
     if picture is not None:
-        check_new(picture, ".png", "a picture")
+        storage.check_new(picture, ".png", "a picture")
     gene = load_gene(learngene)
     found = inspect_(gene, pixels)
     if picture is not None:

@@ -87,10 +87,7 @@ def export_onnx(
             would answer differently.
         StorageError: another file is there, or the disk refused.
     """
-    if out.suffix != ".onnx":
-        raise ConfigError(f"{out} is not the name of an ONNX file; give one that ends in .onnx")
-    if out.exists():
-        raise StorageError(f"{out} exists already; give another path, or remove it first")
+    storage.check_new(out, ".onnx", "an ONNX file")
     onnx, runtime = _libraries()
     network = copy.deepcopy(network).cpu().float().eval()
     model = _converted(network, image_size, output)

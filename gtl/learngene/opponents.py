@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -31,7 +30,7 @@ from gtl.learngene.founders import (
     kept_ancestor,
     training_steps,
 )
-from gtl.learngene.kept import kept_tensors
+from gtl.learngene.kept import find_tensors, keep_tensors, kept_tensors
 from gtl.learngene.oneshot import OneShot, layer_activity
 from gtl.learngene.setting import Entrant, Setting, cost
 from gtl.learngene.starts import Initialisation, gene_start, scratch_start
@@ -240,7 +239,6 @@ def _lineage(setting: Setting, name: str, lives: int) -> GeneTensors:
     world, genotype = setting.world, setting.learngene.genotype
     config = world.config
     seed = derive(config.seed, "knowledge evolution")
-    whole = _ancestor(setting, name)
     key = {
         "kind": "lineage",
         "founders": config.founders.model_dump(mode="json"),
@@ -248,20 +246,24 @@ def _lineage(setting: Setting, name: str, lives: int) -> GeneTensors:
         "noise": config.evolution.mutation.weight_noise,
         "genotype": genotype.to_json(),
     }
-
-    def live(before: GeneTensors, number: int) -> GeneTensors:
+    done, tensors = lives, None
+    while done and (tensors := find_tensors(world, {**key, "lives": done})) is None:
+        done -= 1
+    if tensors is not None and done == lives:
+        return tensors
+    whole = _ancestor(setting, name)
+    if tensors is None:
+        tensors = setting.fitted(gather(whole, world.layout, genotype), genotype)
+    teachers = [whole] if config.life.distill else []
+    for number in range(done + 1, lives + 1):
         setting.say(f"{name}: life {number}")
         job = Job(f"life-{number}", number, genotype, (ParentGene("before", "", genotype),), lives=True,
                   seed=derive(seed, number), critic_seed=seed, critic_tasks=1, task_seed=derive(seed, "task", number),
-                  teacher="" if config.life.distill else None)  # fmt: skip
-        tensors, evaluation = evaluate(job, [before, *([whole] if config.life.distill else [])], world)
-        if tensors is None:
+                  teacher="" if teachers else None)  # fmt: skip
+        found, evaluation = evaluate(job, [tensors, *teachers], world)
+        if found is None:
             raise EvolutionError(f"{name}: life {number} failed: {evaluation.reason}")
-        return tensors
-
-    tensors = setting.fitted(gather(whole, world.layout, genotype), genotype)
-    for number in range(1, lives + 1):
-        tensors = kept_tensors(world, {**key, "lives": number}, partial(live, tensors, number))
+        tensors = keep_tensors(world, {**key, "lives": number}, found)
     return tensors
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gtl import storage
-from gtl.errors import ConfigError, StorageError
+from gtl.errors import StorageError
 from gtl.learngene.artifact import Learngene
 from gtl.population.founding import RECORD
 from gtl.population.run import LEARNGENE, read_record
@@ -128,8 +128,7 @@ def export_gene(
     from gtl.report.card import LEARNGENE as OWN_FOLDER
     from gtl.report.card import write_card
 
-    if out.suffix != ".safetensors":
-        raise ConfigError(f"{out} is not the name of a learngene file; give one that ends in .safetensors")
+    storage.check_suffix(out, ".safetensors", "a learngene file")
     prefix = "" if out.stem == OWN_FOLDER else f"{out.stem}-"
     files = {out: gene.to_bytes()} | {out.parent / f"{prefix}{name}": data for name, data in (pictures or {}).items()}
     with storage.guard(out.parent, 0):

@@ -161,10 +161,17 @@ def test_a_line_may_be_as_long_as_it_likes(setting: Setting, monkeypatch: pytest
     lives, ancestors, keys = 1200, [], []
     real = opponents._ancestor
     monkeypatch.setattr(opponents, "_ancestor", lambda *given: ancestors.append(1) or real(*given))
-    monkeypatch.setattr(opponents, "kept_tensors", lambda world, key, make: keys.append(key) or make())
+    monkeypatch.setattr(opponents, "find_tensors", lambda world, key: None)
+    monkeypatch.setattr(opponents, "keep_tensors", lambda world, key, tensors: keys.append(key) or tensors)
     monkeypatch.setattr(opponents, "evaluate", lambda job, genes, world: (genes[0], None))
     opponents._lineage(setting, "a line", lives)
     assert [key["lives"] for key in keys] == list(range(1, lives + 1)) and len(ancestors) == 1
+    opponents._lineage(setting, "a line", 2)
+    monkeypatch.setattr(opponents, "find_tensors", lambda world, key: {} if key["lives"] == 2 else None)
+    assert opponents._lineage(setting, "a line", 2) == {} and len(ancestors) == 2, "what is kept needs no ancestor"
+    opponents._lineage(setting, "a line", 3)
+    assert keys[-1]["lives"] == 3 and len(keys) == lives + 3, "only the life that was missing"
+    monkeypatch.setattr(opponents, "find_tensors", lambda world, key: None)
     noisy = changed_config(setting.world.config, evolution={"mutation": {"weight_noise": 0.5}})
     opponents._lineage(replace(setting, world=replace(setting.world, config=noisy)), "a line", 1)
     assert keys[0] != keys[-1] and keys[0]["lives"] == keys[-1]["lives"], "noise is part of every life"
