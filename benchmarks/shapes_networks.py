@@ -138,8 +138,7 @@ SHAPES = (
     *(Shape(name, 0.25) for name in SHALLOW),
     *(Shape(name, 0.25) for name in DEEP if name != "vgg11_bn"),  # vgg11_bn is gtl's vgg11
     Shape("vgg16_bn", 0.5),
-    *(Shape(name, 0.25) for name in BLOCKS),
-    Shape("resnet18", 0.125),
+    *(Shape(name, width) for width in (0.125, 0.25) for name in BLOCKS),
 )
 
 

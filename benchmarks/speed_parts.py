@@ -1,10 +1,14 @@
 """What each technique brings: the same training steps and the same judging of a gene, once without it, in turns.
 
-One process, one thread. A ratio above 1 says how much longer it takes without.
+One process, one thread; whether freed memory is kept is settled once for a process, so that part has fresh ones, with one
+thread and with as many as cores. A ratio above 1 says how much longer it takes without.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +30,9 @@ from gtl.data.augment import Augmenter, Crops
 from gtl.evolution.founding import allocation
 from gtl.genotype import ChannelMask, Genotype
 from gtl.life import World, norm_fitted
+from gtl.machine import cores
 from gtl.models import ConvNet, build
+from gtl.planning.calibration import peak_memory
 from gtl.surgery import gather
 from gtl.training import train
 
@@ -64,6 +70,41 @@ def measure(name: str, repetitions: int) -> Iterator[Figure]:
             seconds.append([rounded(before), rounded(after)])
             print(f"{name}, without {part}: {before:.3f} s, with: {after:.3f} s", file=sys.stderr, flush=True)
         yield Figure(f"{name}: without {part}", ratios, "times as long", notes={"seconds without, with": seconds})
+    for threads in sorted({1, cores()}):
+        yield kept_memory(name, threads, repetitions)
+
+
+def kept_memory(name: str, threads: int, repetitions: int) -> Figure:
+    """Time of training steps where glibc gives freed memory back, over that where it keeps it."""
+    pairs = []
+    for _ in range(repetitions):
+        # gtl leaves glibc alone where its users have wishes, and an empty one is none that glibc would follow
+        pairs.append([apart(name, threads, {"GLIBC_TUNABLES": ""}), apart(name, threads, {})])
+        print(f"{name}, freed memory given back, kept, {threads} threads: {pairs[-1]}", file=sys.stderr, flush=True)
+    notes = {
+        f"{what} without, with": [[rounded(one[what] * unit) for one in pair] for pair in pairs]
+        for what, unit in (("seconds", 1), ("peak, MB", 1e-6))
+    }
+    ratios = [before["seconds"] / after["seconds"] for before, after in pairs]
+    return Figure(f"{name}: without keeping freed memory, {threads} threads", ratios, "times as long", notes=notes)
+
+
+def apart(name: str, threads: int, environment: dict[str, str]) -> dict[str, float]:
+    """Seconds of training steps and the peak of memory, in a process of its own."""
+    command = [sys.executable, __file__, name, str(threads)]
+    done = subprocess.run(command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    """Training steps in this process."""
+    name, threads = sys.argv[1], int(sys.argv[2])
+    world = world_of(WORKS[name], threads)
+    work = steps(world, STEPS[name])
+    work(world)
+    seconds = timed(work, world)
+    print(json.dumps({"seconds": seconds, "peak, MB": peak_memory()}))
 
 
 def timed(work: Work, world: World) -> float:
@@ -143,3 +184,7 @@ def compiled_forward() -> Callable[[ConvNet, torch.Tensor], torch.Tensor]:
 def compiled() -> AbstractContextManager[Any]:
     """Every network by torch.compile; needs a C++ compiler."""
     return mock.patch.object(ConvNet, "forward", compiled_forward())
+
+
+if __name__ == "__main__":
+    main()

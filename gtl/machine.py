@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import subprocess
@@ -9,6 +10,9 @@ import sys
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
+# glibc's mallopt: its numbers for what is given back to the system, and what they are set to (a C int at most)
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = (-1, 2**31 - 1), (-3, 2**30)
+_OWN_WISHES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 
 def cores() -> int:
@@ -37,6 +41,25 @@ def available_memory() -> int:
     if limit.isdigit() and used.isdigit():
         found = min(found or int(limit), max(0, int(limit) - int(used)))
     return found
+
+
+def keep_freed_memory() -> bool:
+    """Have this process keep the memory that it frees, for what it needs next. Changes no number that is computed.
+
+    A training step frees what it allocated, and the next one allocates the same. glibc gives such large pieces back to the
+    system in between, which then hands out every page anew, filled with zeros: a good part of a step on CPUs, and more of
+    one with several threads, since only one of them waits for pages (`benchmarks/speed.py --parts`).
+
+    Returns:
+        False where nothing was changed: another C library than glibc, or a user who has set glibc's own variables.
+    """
+    if any(name in os.environ for name in _OWN_WISHES):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # TypeError: Windows
+        return False
+    return all(mallopt(name, value) for name, value in (_TRIM_THRESHOLD, _MMAP_THRESHOLD))
 
 
 def cpu_model() -> str:

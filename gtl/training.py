@@ -22,6 +22,7 @@ from gtl.data.batches import Batches, Environment
 from gtl.data.images import ImageSet
 from gtl.descent import Descent
 from gtl.errors import ConfigError
+from gtl.machine import keep_freed_memory
 
 # Logits (float32), labels, inputs of a batch -> its mean loss.
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -63,7 +64,8 @@ class Compute:
 
 
 def resolve_compute(section: ComputeSection) -> Compute:
-    """Pick device, threads, precision and memory format. Sets the number of CPU threads of this process.
+    """Pick device, threads, precision and memory format. Sets the number of CPU threads of this process, which keeps the
+    memory that it frees from now on (`gtl.machine.keep_freed_memory`).
 
     Raises:
         ConfigError: a GPU that is not there.
@@ -71,6 +73,7 @@ def resolve_compute(section: ComputeSection) -> Compute:
     compute = pick_compute(section)
     if section.threads:
         torch.set_num_threads(section.threads)
+    keep_freed_memory()
     return compute
 
 

@@ -23,7 +23,7 @@ import torch
 from gtl.data.cache import read_cached, write_cached
 from gtl.errors import ClusterError
 from gtl.fewshot import Advance, Arena, Descendant, Start, Trial, training_of
-from gtl.machine import usual_threads
+from gtl.machine import keep_freed_memory, usual_threads
 from gtl.training import cpu_threads
 from gtl.versions import code_digest, versions
 
@@ -145,6 +145,7 @@ def _enter(arena: Arena, threads: int) -> None:
     """Make this process a worker: Ctrl-C is its parent's business, and it does not outlive its parent."""
     _serves.append(arena)
     torch.set_num_threads(threads)
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

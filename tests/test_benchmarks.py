@@ -18,6 +18,8 @@ from sklearn.linear_model import LogisticRegression
 
 from gtl.config import CriticSection
 from gtl.critic import CriticTask, Gene, criticise, draw_tasks, pooled_features
+from gtl.data.request import DataRequest
+from gtl.data.sources import load
 from gtl.learngene.artifact import Learngene
 from gtl.models import build
 from gtl.surgery import gather
@@ -27,6 +29,7 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import ablations
 import critics
 import critics_variants
+import glyph_folder
 import shapes
 from critics_genes import ALL_ALLOCATIONS, LARGEST, SMALLEST, WHOLE, Plan
 from critics_ranks import Resampled, spearman
@@ -89,6 +92,20 @@ def test_shapes_runs_and_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest
     assert ", seed 1" not in capsys.readouterr().err, "nothing is trained again"
     one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
     assert one["figures"] == two["figures"] and "RECORD" in one["command"] and str(tmp_path) not in str(one)
+
+
+def test_glyphs_in_a_folder_are_the_glyphs(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    assert glyph_folder.main([str(folder), "--images", "2"]) == 0
+    found = load(DataRequest("folder", root=str(folder)), ("novel",))
+    theirs = load(DataRequest("glyphs", images_per_class=2), ("novel",))
+    sets = (found["novel"], theirs["novel"])
+    drawn, given = (
+        {name.split()[0]: each.images[each.labels == n] for n, name in enumerate(each.class_names)} for each in sets
+    )
+    assert drawn.keys() == given.keys() and all(torch.equal(drawn[name], given[name]) for name in given)
+    with pytest.raises(SystemExit):
+        glyph_folder.main([str(folder)])
 
 
 # --- critics: genes and ranks --------------------------------------------------------------------------------------
