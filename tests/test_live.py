@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 from rich.console import Console
 
+from gtl.cli.demo import now_and_then
 from gtl.cli.live import LiveObserver, PlainObserver, Watcher, observer_for, watching
 from gtl.config import Config
 from gtl.genotype import ChannelMask, Genotype
@@ -254,3 +255,12 @@ def test_who_watches(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         watch(observer, clock, manager)
     captured = capsys.readouterr()
     assert captured.out == "" and len(captured.err.splitlines()) == 8
+
+
+def test_the_demo_tells_of_its_comparison_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    report = now_and_then(15.0, clock)
+    for second in (0.0, 1.0, 14.0, 15.0, 16.0, 40.0):
+        clock.now = 100.0 + second
+        report(f"after {second:g} s")
+    assert capsys.readouterr().err.split("\n") == ["  after 0 s", "  after 15 s", "  after 40 s", ""]

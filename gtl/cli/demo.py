@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,8 @@ import typer
 from rich.console import Console
 
 from gtl.cli.common import say
+
+PAUSE = 15.0  # seconds between two lines about a comparison under way
 
 
 def demo(
@@ -35,7 +38,8 @@ def demo(
         "3. Give it to descendants that learn characters nobody has seen.",
         "4. And to descendants that learn real handwritten digits.",
     )
-    for title, source, evidence in zip(titles, sources, measure(result.learngene, sources), strict=True):
+    measured = measure(result.learngene, sources, say=now_and_then(PAUSE))
+    for title, source, evidence in zip(titles, sources, measured, strict=True):
         console.print(title)
         document = {"command": "gtl demo", **evidence.to_json()}
         console.print(render_starts(document))
@@ -43,6 +47,19 @@ def demo(
     say("pictures and tables:")
     for path in pictures:
         say(f"  {path}")
+
+
+def now_and_then(pause: float, clock: Callable[[], float] = time.monotonic) -> Callable[[str], None]:
+    """`say`, for the first line and for those that come at least `pause` seconds after the last that was said."""
+    due = clock()
+
+    def report(text: str) -> None:
+        nonlocal due
+        if clock() >= due:
+            say(f"  {text}")
+            due = clock() + pause
+
+    return report
 
 
 COMMANDS: tuple[Callable[..., None], ...] = (demo,)
