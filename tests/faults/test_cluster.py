@@ -138,7 +138,9 @@ def told(driver: Driver, text: str) -> str:
 def test_f10_node_joins_late(cluster: Nodes, undisturbed: Path, tmp_path: Path) -> None:  # noqa: F811
     """One with more CPUs than the others: it gets workers and they get work; nothing else changes."""
     run = tmp_path / "run"
-    driver = drive(cluster, run, "--workers", "4", *SECOND, "--fault=*=delay")
+    # workers of a new node may need a quarter of a minute to start on a busy machine: the run waits as long
+    second = [f"--fault=g0002-i000{number}=sleep20*1" for number in range(3)]
+    driver = drive(cluster, run, "--workers", "4", *second, "--fault=*=delay")
     driver.until("generation 1")
     late = cluster.add(2)
     try:

@@ -186,7 +186,7 @@ def test_f11_hung_worker(undisturbed: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_f11_one_that_always_hangs_has_timed_out(tmp_path: Path) -> None:
-    driver = Driver(tmp_path / "run", "--workers", "2", "--deadline", "2", "--fault", "g0002-i0001=hang")
+    driver = Driver(tmp_path / "run", "--workers", "2", "--deadline", "8", "--fault", "g0002-i0001=hang")
     assert driver.end() == (0, "")
     rows = read_rows(tmp_path / "run" / "lineage.jsonl")
     (verdict,) = [row for row in rows if row["event"] == "evaluation" and row["id"] == "g0002-i0001"]
