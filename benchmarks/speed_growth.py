@@ -7,9 +7,7 @@ size to size. Times are medians over the repetitions before a line is drawn thro
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from figure import Figure, rounded
+from figure import Figure, measured_apart, rounded
 
 from gtl import engine
 from gtl.config import Config
@@ -37,7 +35,7 @@ def measure(repetitions: int) -> Iterator[Figure]:
         for repetition in range(repetitions):
             order = list(zip(found, runs, strict=True))
             for samples, (population, generations) in order if repetition % 2 else order[::-1]:
-                samples.append(apart(population, generations))
+                samples.append(measured_apart(__file__, population, generations, OMP_NUM_THREADS="1"))
                 print(f"population {population}, {generations} generations: {samples[-1]}", file=sys.stderr, flush=True)
         seconds = [statistics.median(each["seconds"] for each in samples) for samples in found]
         line = np.polynomial.Polynomial.fit(sizes, seconds, 1, w=1 / np.asarray(seconds))
@@ -58,18 +56,8 @@ def measure(repetitions: int) -> Iterator[Figure]:
         )  # fmt: skip
 
 
-def apart(population: int, generations: int) -> dict[str, float]:
-    """Seconds of such a run and the peak of memory, in a process of its own."""
-    command = [sys.executable, __file__, str(population), str(generations)]
-    done = subprocess.run(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True
-    )
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
 def main() -> None:
-    """One size, in this process."""
+    """One size, in this process: seconds of such a run, and the peak of memory in bytes."""
     population, generations = map(int, sys.argv[1:])
     torch.set_num_threads(1)
     run(2, 1)  # imports, cached glyphs

@@ -7,8 +7,6 @@ thread and with as many as cores. A ratio above 1 says how much longer it takes 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +17,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from figure import Figure, rounded
+from figure import Figure, measured_apart, rounded
 from speed_sides import WORKS, world_of
 from torch.optim._muon import _zeropower_via_newtonschulz
 
@@ -79,32 +77,24 @@ def kept_memory(name: str, threads: int, repetitions: int) -> Figure:
     pairs = []
     for _ in range(repetitions):
         # gtl leaves glibc alone where its users have wishes, and an empty one is none that glibc would follow
-        pairs.append([apart(name, threads, {"GLIBC_TUNABLES": ""}), apart(name, threads, {})])
+        given_back = measured_apart(__file__, name, threads, GLIBC_TUNABLES="")
+        pairs.append([given_back, measured_apart(__file__, name, threads)])
         print(f"{name}, freed memory given back, kept, {threads} threads: {pairs[-1]}", file=sys.stderr, flush=True)
     notes = {
-        f"{what} without, with": [[rounded(one[what] * unit) for one in pair] for pair in pairs]
-        for what, unit in (("seconds", 1), ("peak, MB", 1e-6))
+        "seconds without, with": [[rounded(one["seconds"]) for one in pair] for pair in pairs],
+        "MB without, with": [[rounded(one["peak"] / 1e6) for one in pair] for pair in pairs],
     }
     ratios = [before["seconds"] / after["seconds"] for before, after in pairs]
     return Figure(f"{name}: without keeping freed memory, {threads} threads", ratios, "times as long", notes=notes)
 
 
-def apart(name: str, threads: int, environment: dict[str, str]) -> dict[str, float]:
-    """Seconds of training steps and the peak of memory, in a process of its own."""
-    command = [sys.executable, __file__, name, str(threads)]
-    done = subprocess.run(command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
 def main() -> None:
-    """Training steps in this process."""
+    """Training steps in this process: their seconds, and the peak of memory in bytes."""
     name, threads = sys.argv[1], int(sys.argv[2])
     world = world_of(WORKS[name], threads)
     work = steps(world, STEPS[name])
     work(world)
-    seconds = timed(work, world)
-    print(json.dumps({"seconds": seconds, "peak, MB": peak_memory()}))
+    print(json.dumps({"seconds": timed(work, world), "peak": peak_memory()}))
 
 
 def timed(work: Work, world: World) -> float:

@@ -47,8 +47,7 @@ def keep_freed_memory() -> bool:
     """Have this process keep the memory that it frees, for what it needs next. Changes no number that is computed.
 
     A training step frees what it allocated, and the next one allocates the same. glibc gives such large pieces back to the
-    system in between, which then hands out every page anew, filled with zeros: a good part of a step on CPUs, and more of
-    one with several threads, since only one of them waits for pages (`benchmarks/speed.py --parts`).
+    system in between, which then hands out every page anew, filled with zeros (what that costs: docs/performance.md).
 
     Returns:
         False where nothing was changed: another C library than glibc, or a user who has set glibc's own variables.

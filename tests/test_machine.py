@@ -6,6 +6,7 @@ import ctypes
 import os
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 
@@ -30,6 +31,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@cache
 def pages(word: str, **environment: str) -> int:
     """Page faults of twenty steps in a process of its own."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}

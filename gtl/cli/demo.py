@@ -1,4 +1,4 @@
-"""gtl demo: the whole story in two minutes, on data that comes with gtl."""
+"""gtl demo: the whole story in a few minutes, on data that comes with gtl."""
 
 from __future__ import annotations
 

@@ -22,8 +22,15 @@ from gtl.individual import Status
 from gtl.lineage import read_rows
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
-SECOND = [f"--fault=g0002-i000{number}=sleep4*1" for number in range(3)]  # a generation that takes its time
 RETRIED = re.compile(r"workers .* is tried again: ")
+
+
+def slowly(generation: str, seconds: int) -> list[str]:
+    """Arguments of the driver: each of three individuals sleeps at its first attempt, so the generation takes its time."""
+    return [f"--fault={generation}-i000{number}=sleep{seconds}*1" for number in range(3)]
+
+
+SECOND = slowly("g0002", 4)
 
 
 @pytest.fixture(autouse=True)
@@ -108,8 +115,7 @@ def test_f7_node_killed(cluster: Nodes, undisturbed: Path, tmp_path: Path) -> No
 def test_f8_node_drained(cluster: Nodes, undisturbed: Path, tmp_path: Path) -> None:  # noqa: F811
     """A cloud's notice: one node may finish its individual, another is taken before that. Neither counts as an attempt."""
     run = tmp_path / "run"
-    third = [f"--fault=g0003-i000{number}=sleep6*1" for number in range(3)]
-    driver = drive(cluster, run, "--workers", "3", "--attempts", "1", *SECOND, *third)
+    driver = drive(cluster, run, "--workers", "3", "--attempts", "1", *SECOND, *slowly("g0003", 6))
     driver.until("generation 1")
     one = busy(run, "g0002", cluster.nodes[1:])
     cluster.drain(one, 120)
@@ -139,8 +145,7 @@ def test_f10_node_joins_late(cluster: Nodes, undisturbed: Path, tmp_path: Path) 
     """One with more CPUs than the others: it gets workers and they get work; nothing else changes."""
     run = tmp_path / "run"
     # workers of a new node may need a quarter of a minute to start on a busy machine: the run waits as long
-    second = [f"--fault=g0002-i000{number}=sleep20*1" for number in range(3)]
-    driver = drive(cluster, run, "--workers", "4", *second, "--fault=*=delay")
+    driver = drive(cluster, run, "--workers", "4", *slowly("g0002", 20), "--fault=*=delay")
     driver.until("generation 1")
     late = cluster.add(2)
     try:
