@@ -9,7 +9,7 @@ from typing import Any
 
 from gtl.config import ComputeSection, Config
 from gtl.config_file import changed_config
-from gtl.data.images import Role
+from gtl.data.images import ImageSet, Role
 from gtl.data.request import DataRequest
 from gtl.data.sources import load, parse_source
 from gtl.errors import DataError
@@ -39,7 +39,8 @@ def measure(
     Args:
         learngene: the gene.
         data: ``NAME`` or ``NAME:PATH`` of one or several sources, whose novel classes are the test; "" is the source
-            that the gene was evolved on.
+            that the gene was evolved on. Learning rates are chosen on the same source's validation classes, or, where it
+            has none, on those of the data that the gene was evolved on.
         shots: training images a class.
         seeds: repetitions.
         starts: which of `gtl.learngene.opponents.OPPONENTS` to compare; scratch is always among them.
@@ -67,10 +68,11 @@ def measure(
     tests = [request_for(request, config, world.train.image_size) for request in requests]
     for request in tests:
         _check_novel(request, config)
+    chosen_on = [_validation(request, world, say) for request in tests]
     if workers is None:
         workers = cores() if world.compute.device.type == "cpu" else 1
     bench = Bench.prepare(learngene, world, starts, say, Trials(workers))
-    return [bench.evidence(request, say) for request in tests]
+    return [bench.evidence(request, say, val) for request, val in zip(tests, chosen_on, strict=True)]
 
 
 def compute_changes(own: ComputeSection, say: Callable[[str], None]) -> dict[str, Any]:
@@ -145,3 +147,24 @@ def _check_novel(request: DataRequest, config: Config) -> None:
             f"{request.source}: novel class {name!r} has {least} images; {max(config.fewshot.shots)} to learn from and "
             f"{config.fewshot.test_images} to test on (fewshot.test_images) need {need}. Ask for fewer --shots."
         )
+
+
+def _validation(request: DataRequest, world: World, say: Callable[[str], None]) -> ImageSet:
+    """Which classes learning rates are chosen on: the source's own, where it has two or more with enough images.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    config = world.config
+    if request == data_request(config.data):
+        return world.val
+    names = load(request, ("novel",)).class_lists.get("val", ())
+    if len(names) >= 2:
+        val = load(request, ("val",))["val"]
+        if min(val.class_counts.values()) > max(config.fewshot.shots):
+            return val
+    say(
+        f"{request.source} has no validation classes of its own (two, with more than {max(config.fewshot.shots)} images "
+        f"each): learning rates are chosen on those of {config.data.source}, and may not suit {request.source}"
+    )
+    return world.val

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from gtl.config import Config
+from gtl.data.images import ImageSet
 from gtl.data.request import DataRequest
 from gtl.data.sources import load
 from gtl.errors import LearngeneError
@@ -93,13 +94,11 @@ def config_of(learngene: Learngene) -> Config:
 
 @dataclass(frozen=True)
 class Bench:
-    """Starts made ready to be compared: references trained, learning rates chosen, before any novel image is loaded.
+    """Starts made ready to be compared: references trained, before any novel image is learned from.
 
     Attributes:
-        world: of the configuration that the gene was evolved with; references and rates come from its train and
-            validation classes.
+        world: of the configuration that the gene was evolved with; references come from its train and validation classes.
         starts, about: by name, and what each inherits (`gtl.learngene.opponents`).
-        rates: learning rate of every start and number of shots.
         images: training images that the learngene cost; None: not known.
         learngene: digest of the gene.
         run: how and where trials run.
@@ -108,29 +107,46 @@ class Bench:
     world: World
     starts: dict[str, FeatureStart]
     about: dict[str, dict[str, Any]]
-    rates: Rates
     images: int | None
     learngene: str
     run: Run = run_here
+    _rates: dict[str, Rates] = field(default_factory=dict, init=False, compare=False)  # by digest of validation images
 
     @classmethod
     def prepare(
         cls, learngene: Learngene, world: World, names: Sequence[str], advance: Advance, run: Run = run_here
     ) -> Bench:
-        """Train what must be trained and choose what must be chosen, on train and validation classes."""
+        """Train what must be trained, on train and validation classes."""
         found = entrants(Setting(learngene, world, advance, run), names)
         starts = {entrant.name: entrant.start for entrant in found}
         about = {entrant.name: entrant.to_json() for entrant in found}
-        seed = derive(world.config.seed, "fewshot")
-        rates = choose_rates(starts, world.val, world.config.fewshot, seed, world.compute, advance=advance, run=run)
-        return cls(world, starts, about, rates, cost(learngene), learngene.digest, run)
+        return cls(world, starts, about, cost(learngene), learngene.digest, run)
 
-    def evidence(self, request: DataRequest, advance: Advance) -> Evidence:
+    def rates(self, val: ImageSet, advance: Advance) -> Rates:
+        """Learning rate of every start and number of shots, chosen once on these validation classes.
+
+        Raises:
+            DataError: a class has too few images for the shots.
+        """
+        if val.digest not in self._rates:
+            section, seed = self.world.config.fewshot, derive(self.world.config.seed, "fewshot")
+            found = choose_rates(self.starts, val, section, seed, self.world.compute, advance=advance, run=self.run)
+            self._rates[val.digest] = found
+        return self._rates[val.digest]
+
+    def evidence(self, request: DataRequest, advance: Advance, val: ImageSet | None = None) -> Evidence:
         """Compare the starts on the novel classes of a source.
+
+        Args:
+            val: validation classes of that source, which learning rates are chosen on: what suits one kind of images may
+                be ten times too little for another. None: those of the data that the gene was evolved on.
 
         Raises:
             DataError: the source has no novel classes, or too few images for the protocol.
+            NovelClassesError: `val` holds novel classes.
         """
+        val = self.world.val if val is None else val
+        rates = self.rates(val, advance)
         splits = load(request, ("novel",))
         novel, section, compute = splits["novel"], self.world.config.fewshot, self.world.compute
         seed = derive(self.world.config.seed, "fewshot", request.source)
@@ -151,12 +167,12 @@ class Bench:
             advance("saliency of newborns")
             looked = {name: self.starts[name] for name in PICTURED if name in self.starts}
             saliency = compare_maps(looked, novel, pictured=PICTURED, seed=seed, compute=compute)
-        results = compare_starts(self.starts, novel, section, self.rates, seed, compute, advance=advance, run=self.run)
+        results = compare_starts(self.starts, novel, section, rates, seed, compute, advance=advance, run=self.run)
         data = {"source": request.source, "classes": splits.digest}
-        protocol = self._protocol()
+        protocol = self._protocol(val)
         return Evidence(self.learngene, data, results, instincts, self.about, self.images, protocol, saliency)
 
-    def _protocol(self) -> dict[str, Any]:
+    def _protocol(self, val: ImageSet) -> dict[str, Any]:
         section = self.world.config.fewshot
         return {
             "steps": section.steps,
@@ -164,6 +180,7 @@ class Bench:
             "test_images": section.test_images,
             "seeds": section.seeds,
             "learning_rates": list(section.learning_rates),
+            "rates_chosen_on": {"source": val.source, "classes": val.n_classes},
             "seed": self.world.config.seed,
             "versions": versions(self.world.compute),
             "threads": getattr(self.run, "threads", torch.get_num_threads()),  # of each process that trained

@@ -203,7 +203,7 @@ def render_starts(document: Row) -> Group:
     shots = ", ".join(shots_text(count) for count in sorted({result["shots"] for result in results}))
     title = f"descendants on novel classes of {document['data']['source']}: {shots}"
     parts: list[Any] = [rich_table(starts_table(results, document["starts"]), title=title)]
-    lines = (READING + protocol_text(document), *claims(results), reading_claims(results), *gates(results))
+    lines = (reading(document), *claims(results), reading_claims(results), *gates(results))
     parts += [Text(line, style="dim") for line in lines]
     if document.get("instinct"):
         title = f"newborns that never trained: {_tasks(document['instinct'])}, accuracy over n episodes"
@@ -218,7 +218,7 @@ def render_starts(document: Row) -> Group:
 READING = (
     "accuracy: mean ± half of the 95 % interval over n seeds; gain: over scratch with its 95 % interval, paired by seed; "
     "seeds draw other images of the same classes and other new weights; "
-    "rate: learning rate, chosen on validation classes; images: training images behind the start"
+    "rate: learning rate, chosen on validation classes{of}; images: training images behind the start"
 )
 LOOKING = (
     "Spearman's correlation over the places of a map, mean ± half of the 95 % interval over n images: 1 is the same order of "
@@ -226,6 +226,13 @@ LOOKING = (
     "where newborns answer, not that the object is there nor that the answer is of use; genes cut from that very network "
     "agree by their nature"
 )
+
+
+def reading(document: Row) -> str:
+    """How the table of descendants is to be read, as one sentence without its full stop."""
+    chosen = (document.get("protocol") or {}).get("rates_chosen_on")
+    of = "" if chosen is None else f" of {one_line(chosen['source'])}"
+    return READING.format(of=of) + protocol_text(document)
 
 
 def protocol_text(document: Row) -> str:
@@ -252,7 +259,7 @@ def markdown_starts(document: Row) -> str:
     """An evidence document as Markdown: the tables, how to read them, and what they allow to say."""
     parts = [
         markdown_table(starts_table(document["descendants"], document["starts"])),
-        f"{READING[0].upper()}{READING[1:]}{protocol_text(document)}.",
+        f"{READING[0].upper()}{plain(reading(document)[1:])}.",
     ]
     results = document["descendants"]
     parts.append("\n".join(f"* {plain(line)}." for line in claims(results)))
