@@ -262,6 +262,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--arch", nargs="+", choices=sorted(GENES), default=list(GENES), help="of the genes")
     parser.add_argument("--splits", type=int, default=2, help="cuts of the validation classes in halves")
     parser.add_argument("--draws", type=int, default=2, help="descendants of every gene on each half")
+    parser.add_argument("--rates", type=float, nargs="+", help="learning rates that each gene's own is chosen from")
+    parser.add_argument("--epochs", type=float, default=40.0, help="of the ancestor that most genes are cut from")
     parser.add_argument("--workers", type=int, help="processes that train descendants; by default one a core")
     parser.add_argument("--quick", action="store_true", help="a few genes of VGG11 on glyphs")
     parser.add_argument("--out", type=Path, help="write a record here")
@@ -306,7 +308,7 @@ def config(searched: Learngene, given: argparse.Namespace) -> Config:
     """What genes are made and judged by: as the learngene of that architecture was, and its descendants."""
     if given.quick:
         return load_config(HERE.parent / "configs" / "glyphs.yaml", [*QUICK, "compute.device=cpu", "compute.threads=1"])
-    fewshot = FewShotSection().model_dump()
+    fewshot = FewShotSection().model_dump() | ({"learning_rates": given.rates} if given.rates else {})
     compute = {"device": "cpu", "threads": 1}  # critics are timed, and a GPU's work is not where it is asked for
     return changed_config(
         config_of(searched),
@@ -314,7 +316,7 @@ def config(searched: Learngene, given: argparse.Namespace) -> Config:
         compute=compute,
         fewshot=fewshot,
         life=LIFE,
-        founders={"epochs": 40},
+        founders={"epochs": given.epochs},
     )
 
 
