@@ -48,16 +48,22 @@ def check_suffix(path: Path, suffix: str, what: str) -> None:
 
 
 def check_new(path: Path, suffix: str, what: str) -> None:
-    """Refuse `path`, before the work for a file begins, unless it can be the name of `what` and nothing is there.
+    """Refuse `path`, before the work for a file begins, unless it can be the name of `what`, is free and can be written.
 
     Raises:
-        StorageError: something is there already, or `path` has no name.
+        StorageError: something is there already, `path` has no name, or its folder is missing, full or not permitted.
         ConfigError: another suffix.
     """
     temporary_name(path)
     if path.exists():
-        raise StorageError(f"{path} exists already; give another path, or remove it first")
+        raise taken(path)
     check_suffix(path, suffix, what)
+    preflight(path.parent)
+
+
+def taken(path: Path | str) -> StorageError:
+    """What to raise where a file would have to be overwritten."""
+    return StorageError(f"{path} exists already; give another path, or remove it first")
 
 
 @contextmanager
@@ -147,6 +153,18 @@ def publish(path: Path, data: bytes, *, overwrite: bool = False, sync_name: bool
             with suppress(OSError):
                 temporary.unlink()
             raise
+
+
+def publish_new(path: Path, data: bytes) -> None:
+    """`publish` what a user asked for by name.
+
+    Raises:
+        StorageError: `path` is there, or the disk refused.
+    """
+    try:
+        publish(path, data)
+    except FileExistsError:
+        raise taken(path) from None
 
 
 def rename_if_absent(temporary: Path, path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from gtl import storage
 from gtl.cli.common import Images, JsonFlag, compute_here, print_json
 from gtl.cli.gene import GenePath, load_gene
 
@@ -36,7 +37,7 @@ def merge(
     from gtl.learngene.merging import merge as merge_
 
     check_choice("--how", how, HOW)
-    check_new_gene(out)
+    storage.check_new(out, ".safetensors", "a learngene file")
     genes = load_gene(a), load_gene(b)
     seen = load_images(genes, images, "train") if images else None
     judged = load_images(genes, images, "val") if images and how == "better" else None
@@ -64,7 +65,7 @@ def shrink(
 
     check_choice("--method", method, METHODS)
     check_choice("--allocation", allocation, ALLOCATIONS)
-    check_new_gene(out)
+    storage.check_new(out, ".safetensors", "a learngene file")
     whole = load_gene(learngene)
     seen = load_images([whole], images, "train") if images else None
     gene = shrink_(whole, budget, method=method, allocation=allocation, images=seen, compute=compute_here(), seed=seed)
@@ -81,14 +82,6 @@ def check_choice(option: str, given: str, known: Sequence[str]) -> None:
 
     if given not in known:
         raise ConfigError(f"{option} {given!r}: known are {', '.join(known)}")
-
-
-def check_new_gene(out: Path) -> None:
-    """Raise StorageError unless a learngene file can be written there, before any work is done."""
-    from gtl import storage
-
-    storage.check_new(out, ".safetensors", "a learngene file")
-    storage.preflight(out.parent)
 
 
 def _show(gene: Any, parents: Sequence[Any], out: Path, json_: bool) -> None:

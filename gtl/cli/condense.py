@@ -38,7 +38,6 @@ def condense(
 
     check_choices(method, allocation)
     storage.check_new(out, ".safetensors", "a learngene file")
-    storage.preflight(out.parent)
     settled = load_config(config, set_ or ())
     if budget is not None:
         settled = changed_config(settled, gene={"budget": budget, "initial_share": (budget, budget)})

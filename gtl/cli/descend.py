@@ -69,7 +69,7 @@ def descend(
     from gtl.data.images import ROLES
     from gtl.descending import NO_TRANSFER
     from gtl.descending import descend as descend_
-    from gtl.errors import ConfigError, StorageError
+    from gtl.errors import ConfigError
 
     beside = out.with_suffix(".json")
     storage.check_new(out, ".safetensors", "a state dict")
@@ -77,7 +77,6 @@ def descend(
     chosen = next((known for known in ROLES if known == role), None)
     if chosen is None:
         raise ConfigError(f"there is no role {role!r}; choose one of {', '.join(ROLES)}")
-    storage.preflight(out.parent)
     gene = load_gene(learngene)
     if parent is None and transfer != NO_TRANSFER and (learngene / RUN).exists():
         parent = learngene
@@ -102,11 +101,8 @@ def descend(
     )
     document: dict[str, Any] = {"descendant": out.name, **result.report}
     state = {name: tensor.contiguous() for name, tensor in result.network.state_dict().items()}
-    try:
-        storage.publish(out, save(state))
-        storage.publish(beside, json.dumps(document, indent=2, allow_nan=False).encode() + b"\n")
-    except FileExistsError as error:
-        raise StorageError(f"{error.filename or out} exists already; give another path, or remove it first") from None
+    storage.publish_new(out, save(state))
+    storage.publish_new(beside, json.dumps(document, indent=2, allow_nan=False).encode() + b"\n")
     if json_:
         print_json(document)
         return

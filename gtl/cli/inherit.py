@@ -81,7 +81,6 @@ def inherit(
             f"--{given[0].replace('_', '-')} belongs to --method inhernet; leave it out, or give that method"
         )
     storage.check_new(out, ".safetensors", "a state dict")
-    storage.preflight(out.parent)
     network = {"name": arch, "classes": classes, "width": width, "family": family, "seed": seed}
     if method == "inhernet":
         low_rank = _low_rank(source, out, network, options, activation_images)
@@ -97,16 +96,12 @@ COMMANDS: tuple[Callable[..., None], ...] = (inherit,)
 def _from_gene(source: Path, out: Path, network: dict[str, Any]) -> InheritReport:
     from safetensors.torch import save
 
-    from gtl.errors import StorageError
     from gtl.learngene.inherit import inherit as inherit_
 
     gene = load_gene(source)
     descendant = _build(network)
     report = inherit_(descendant, gene)
-    try:
-        storage.publish(out, save({name: tensor.contiguous() for name, tensor in descendant.state_dict().items()}))
-    except FileExistsError:
-        raise StorageError(f"{out} exists already; give another path, or remove it first") from None
+    storage.publish_new(out, save({name: tensor.contiguous() for name, tensor in descendant.state_dict().items()}))
     return report
 
 

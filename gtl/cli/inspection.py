@@ -25,7 +25,6 @@ def inspect(
     json_: JsonFlag = False,
 ) -> None:
     """Look into a learngene: channels, size and FLOPs, does it run alone, how it was made, evidence."""
-    from gtl.errors import StorageError
     from gtl.learngene.inspection import inspect as inspect_
     from gtl.report.gene_views import render_inspection
 
@@ -39,7 +38,7 @@ def inspect(
         try:
             figures.save(figures.channels_figure(gene.genotype), picture, overwrite=False)
         except FileExistsError:
-            raise StorageError(f"{picture} exists already; give another path, or remove it first") from None
+            raise storage.taken(picture) from None
         say(f"wrote {picture}")
     if not json_:
         Console().print(render_inspection(gene, found))

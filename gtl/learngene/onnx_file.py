@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from gtl import storage
-from gtl.errors import ConfigError, StorageError
+from gtl.errors import ConfigError
 from gtl.learngene.artifact import Learngene
 from gtl.models import ConvNet
 from gtl.phenotype import thin_network
@@ -101,10 +101,7 @@ def export_onnx(
         raise ConfigError(f"the network gives a file that ONNX's checker refuses: {_reason(error)}") from error
     difference, outputs = _compare(runtime, data, network, image_size)
     opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    try:
-        storage.publish(out, data)
-    except FileExistsError:
-        raise StorageError(f"{out} exists already; give another path, or remove it first") from None
+    storage.publish_new(out, data)
     return OnnxReport(outputs, opset, difference, len(data))
 
 

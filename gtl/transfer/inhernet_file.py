@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from gtl import storage
-from gtl.errors import ConfigError, StorageError
+from gtl.errors import ConfigError
 from gtl.learngene.container import canonical_json, strict_json
 from gtl.models import FAMILIES
 from gtl.models.base import MAX_WIDTH
@@ -74,10 +74,7 @@ def save_inhernet(inheritor: nn.Module, path: Path | str, network: Mapping[str, 
     """
     record = describe(inheritor) | ({} if network is None else {"network": dict(network)})
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in inheritor.state_dict().items()}
-    try:
-        storage.publish(Path(path), safetensors.torch.save(tensors, {KEY: canonical_json(record)}))
-    except FileExistsError:
-        raise StorageError(f"{path} exists already; give another path, or remove it first") from None
+    storage.publish_new(Path(path), safetensors.torch.save(tensors, {KEY: canonical_json(record)}))
 
 
 def load_inhernet(path: Path | str, network: nn.Module | None = None) -> nn.Module:
