@@ -27,12 +27,11 @@ from gtl.errors import EvolutionError
 from gtl.life import World
 from gtl.machine import cpu_model, run_apart
 from gtl.models import ArchSpec, build
-from gtl.population.run import write_record
+from gtl.population.run import CALIBRATION, write_record
 from gtl.population.workforce import Workforce
 from gtl.training import Compute, cpu_threads, fast_bfloat16, learn, pick_compute, place
 
 FORMAT = 1  # of what is timed and how; another one makes every machine time again
-CALIBRATION = "calibration.json"  # in a run directory
 WORTHWHILE = 200_000  # images that a run's lives train on; with fewer, a faster way would not pay back the timing
 GAIN = 1.08  # the usual way is left only for one this many times as fast: smaller differences are noise
 SLOWER = 1.25  # times the fastest: such a way is not timed any further

@@ -22,6 +22,7 @@ from gtl.population.founding import Ancestor
 from gtl.population.manager import FINAL, Manager
 from gtl.population.observer import Observer, WorkerReport
 from gtl.population.pace import Clock, Pace, last_generation
+from gtl.population.run import life_rate
 
 COLUMNS = ("gen", "phase", "best", "mean", "worst", "gene", "failed", "images/s", "left")
 WIDTHS = (4, 8, 6, 6, 6, 6, 6, 8, 9)
@@ -47,6 +48,10 @@ class Watcher(Observer):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         return None
+
+    def started(self, manager: Manager, ancestor: Ancestor, run: Path) -> None:
+        """What steps took before the run foretells its lives."""
+        self.pace.expect(life_rate(run))
 
     def asked(self, jobs: Sequence[Job]) -> None:
         """Start the generation's clock."""
@@ -83,6 +88,7 @@ class PlainObserver(Watcher):
 
     def started(self, manager: Manager, ancestor: Ancestor, run: Path) -> None:
         """The heading."""
+        super().started(manager, ancestor, run)
         self._print(line_of(COLUMNS, COLUMNS, WIDTHS))
 
     def generation(self, manager: Manager) -> None:
@@ -127,6 +133,7 @@ class LiveObserver(Watcher):
 
     def started(self, manager: Manager, ancestor: Ancestor, run: Path) -> None:
         """Title, what whole networks reach, and the generations that are there already."""
+        super().started(manager, ancestor, run)
         self._manager, self._title, self._status = manager, str(run), ""
         self._caption = caption_of(ancestor.reference)
         self.rows = [row_of(record, rate="", left="") for record in manager.logbook]

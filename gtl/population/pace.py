@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from gtl.config import Config
+from gtl.evolution.racing import rounds
 from gtl.individual import Job, Outcome
 from gtl.population.manager import Manager
 from gtl.population.observer import WorkerReport
@@ -18,7 +21,8 @@ class Left(NamedTuple):
 
     Attributes:
         seconds: None as long as nothing is known.
-        bound: ``>`` while no life has been timed yet, ``<`` where patience may end the run earlier, else "".
+        bound: ``~`` while no life is done and their time is foretold from what steps took before the run, ``>`` where not
+            even that is known, ``<`` where patience may end the run earlier, else "".
     """
 
     seconds: float | None
@@ -26,7 +30,7 @@ class Left(NamedTuple):
 
     @property
     def text(self) -> str:
-        """``12:05``, ``> 12:05``, ``< 12:05``, or ``-`` if unknown."""
+        """``12:05``, ``~ 12:05``, ``> 12:05``, ``< 12:05``, or ``-`` if unknown."""
         if self.seconds is None:
             return "-"
         return f"{self.bound} {clock_text(self.seconds)}".lstrip()
@@ -52,6 +56,11 @@ class Pace:
         self.generation = self.jobs = self.told = self.failed = self.images = 0
         self.lives = False
         self.best: float | None = None
+        self._rate: float | None = None
+
+    def expect(self, images_per_second: float | None) -> None:
+        """How fast one worker trains, as it was timed before the run: by this lives are foretold until one is done."""
+        self._rate = images_per_second
 
     def asked(self, jobs: Sequence[Job]) -> None:
         """A generation begins."""
@@ -118,6 +127,9 @@ class Pace:
         seconds, unknown = 0.0, False
         raced = bool(evolution.racing.heats)
         known = {lives: self._per_job(lives, raced and lives) for lives in to_come}
+        foretold = known[True] is None and self._rate is not None and (to_come[True] > 0 or (under_way and self.lives))
+        if foretold:
+            known[True] = self._foretold(manager.config, births)
         if under_way:
             each = known[self.lives]
             seconds, unknown = (0.0, True) if each is None else (self._left_now(each, raced and self.lives), False)
@@ -126,7 +138,15 @@ class Pace:
             unknown |= jobs > 0 and known[lives] is None
         if unknown and seconds == 0.0:
             return Left(None)  # all that is left is of a kind that nothing is known of
-        return Left(seconds, ">" if unknown else "<" if evolution.patience and not manager.done else "")
+        bound = ">" if unknown else "~" if foretold else "<" if evolution.patience and not manager.done else ""
+        return Left(seconds, bound)
+
+    def _foretold(self, config: Config, births: int) -> float:
+        """Seconds for each job of a generation that lives, by `expect`: of whole networks, so for circuits rather long."""
+        evolution, life = config.evolution, config.life
+        lives = evolution.population - evolution.tournament.elite
+        steps = sum(count * each for count, each in rounds(evolution.racing, lives, life.steps))
+        return steps * life.training.batch_size / (self._rate or math.inf) / births / self._workers
 
     def _left_now(self, each: float, raced: bool) -> float:
         """Of this generation: what it will take, less what it has taken, within what the open jobs allow.

@@ -25,6 +25,7 @@ from gtl.population.manager import FINAL, Manager
 from gtl.population.observer import Observer, Observers, WorkerReport
 from gtl.population.pace import Clock, Pace, last_generation
 from gtl.population.processes import boot_id, start_time
+from gtl.population.run import life_rate
 from gtl.storage import temporary_name
 
 __all__ = ["PROGRESS", "PROGRESS_FORMAT", "Observers", "ProgressFile", "machine", "read_progress"]
@@ -69,6 +70,7 @@ class ProgressFile(Observer):
     def started(self, manager: Manager, ancestor: Ancestor, run: Path) -> None:
         """The loop begins."""
         self._manager, self._ancestor_images, self._images_before = manager, ancestor.images, manager.images
+        self._pace.expect(life_rate(run))
         self._state, self._message = "finalists" if manager.done else "generation", ""
         self._tell(now=True)
 

@@ -27,9 +27,10 @@ from gtl.population.founding import Ancestor
 from gtl.population.lock import LEASE
 from gtl.population.manager import Manager
 from gtl.population.observer import Observer, Observers, WorkerReport
-from gtl.population.pace import Pace
+from gtl.population.pace import Left, Pace
 from gtl.population.processes import start_time
 from gtl.population.progress import PROGRESS, ProgressFile, machine, read_progress
+from gtl.population.run import life_rate
 from gtl.population.standing import Onlooker
 from gtl.storage import publish
 
@@ -303,6 +304,58 @@ def test_pace_of_lives_is_not_known_from_the_search() -> None:
         clock.now += 1
         pace.evaluated(outcome(seconds=1.0))
     assert pace.left(as_manager(FakeManager(lives=1))).text == "-"
+
+
+def test_pace_foretells_lives_by_what_steps_took_before_the_run() -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    manager = FakeManager(lives=2)
+    elite_of_two = {"tournament": {"size": 2, "elite": 2}}
+    life = {"steps": 100, "training": {"batch_size": 32}}
+    manager.config = changed_config(manager.config, evolution=elite_of_two, life=life)
+    pace.expect(64.0)
+    # 6 lives of 3,200 images at 64 images a second: 300 s a generation
+    assert pace.left(as_manager(manager)).text == "~ 10:00"
+    pace.asked(jobs_of(1))
+    clock.now += 30
+    assert pace.left(as_manager(manager)) == Left(570, "~")
+    pace.workers(WorkerReport(2, 0, 2, 0, 0, 1))
+    assert pace.left(as_manager(manager)) == Left(270, "~"), "two workers: 150 s a generation"
+    pace.evaluated(outcome(seconds=30.0))
+    assert pace.left(as_manager(manager)).bound == "", "a life is done"
+    raced = changed_config(manager.config, evolution={"racing": {"heats": (0.1,), "keep": 0.5}})
+    manager.config, again = raced, Pace(clock)
+    again.expect(64.0)
+    # 6 heats of 10 steps, 3 lives of 100
+    assert again.left(as_manager(manager)).seconds == pytest.approx(2 * (6 * 10 + 3 * 100) * 32 / 64)
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        (None, None),
+        ("{", None),
+        ("[]", None),
+        ('{"chosen": {"precision": "float32"}, "candidates": 3}', None),
+        (
+            '{"chosen": {"precision": "float32"}, "candidates": [{"precision": "bfloat16", "images_per_second": 9}]}',
+            None,
+        ),
+        ('{"chosen": {"precision": "float32"}, "candidates": [{"precision": "float32", "images_per_second": 9}]}', 9.0),
+        (
+            '{"chosen": {"precision": "float32"}, "candidates": [{"precision": "float32", "images_per_second": 0}]}',
+            None,
+        ),
+        (
+            '{"chosen": {"precision": "float32"}, "candidates": [{"precision": "float32", "images_per_second": NaN}]}',
+            None,
+        ),
+    ],
+)
+def test_what_steps_took_is_read_or_not_known(text: str | None, rate: float | None, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "calibration.json").write_text(text)
+    assert life_rate(tmp_path) == rate
 
 
 def test_pace_does_not_count_what_was_done_by_a_killed_driver() -> None:
