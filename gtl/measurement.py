@@ -9,7 +9,7 @@ from typing import Any
 
 from gtl.config import ComputeSection, Config
 from gtl.config_file import changed_config
-from gtl.data.images import ImageSet, Role
+from gtl.data.images import ImageSet, Role, Splits
 from gtl.data.request import DataRequest
 from gtl.data.sources import load, parse_source
 from gtl.errors import DataError
@@ -66,9 +66,7 @@ def measure(
     config = changed_config(config, fewshot=protocol, data={"root": root}, compute=compute, transfer=transfer or {})
     world = _own_world(config, learngene)
     tests = [request_for(request, config, world.train.image_size) for request in requests]
-    for request in tests:
-        _check_novel(request, config)
-    chosen_on = [_validation(request, world, say) for request in tests]
+    chosen_on = [_validation(request, _check_novel(request, config), world, say) for request in tests]
     if workers is None:
         workers = cores() if world.compute.device.type == "cpu" else 1
     bench = Bench.prepare(learngene, world, starts, say, Trials(workers))
@@ -131,13 +129,17 @@ def request_for(
     return request
 
 
-def _check_novel(request: DataRequest, config: Config) -> None:
+def _check_novel(request: DataRequest, config: Config) -> Splits:
     """Refuse a test source that cannot bear the protocol, before anything is trained. Looks at counts only.
+
+    Returns:
+        The source, with its novel classes.
 
     Raises:
         DataError: fewer than two novel classes, or too few images in one.
     """
-    counts = load(request, ("novel",))["novel"].class_counts
+    splits = load(request, ("novel",))
+    counts = splits["novel"].class_counts
     need = max(config.fewshot.shots) + config.fewshot.test_images
     name, least = min(counts.items(), key=lambda item: item[1])
     if len(counts) < 2:
@@ -147,10 +149,14 @@ def _check_novel(request: DataRequest, config: Config) -> None:
             f"{request.source}: novel class {name!r} has {least} images; {max(config.fewshot.shots)} to learn from and "
             f"{config.fewshot.test_images} to test on (fewshot.test_images) need {need}. Ask for fewer --shots."
         )
+    return splits
 
 
-def _validation(request: DataRequest, world: World, say: Callable[[str], None]) -> ImageSet:
+def _validation(request: DataRequest, splits: Splits, world: World, say: Callable[[str], None]) -> ImageSet:
     """Which classes learning rates are chosen on: the source's own, where it has two or more with enough images.
+
+    Args:
+        splits: the source, however much of it is loaded.
 
     Raises:
         DataError: they cannot be read.
@@ -158,8 +164,7 @@ def _validation(request: DataRequest, world: World, say: Callable[[str], None]) 
     config = world.config
     if request == data_request(config.data):
         return world.val
-    names = load(request, ("novel",)).class_lists.get("val", ())
-    if len(names) >= 2:
+    if len(splits.class_lists.get("val", ())) >= 2:
         val = load(request, ("val",))["val"]
         if min(val.class_counts.values()) > max(config.fewshot.shots):
             return val
