@@ -18,6 +18,7 @@ from gtl.fewshot import Advance, Arena, Descendant, Trial, run_here
 from gtl.learngene.artifact import Learngene
 from gtl.learngene.condense import condense
 from gtl.learngene.evidence import Bench
+from gtl.life import World
 from gtl.measurement import measure
 from gtl.models import build
 from gtl.report.table import markdown_starts, reading
@@ -27,10 +28,14 @@ STARTS = ("scratch", "learngene")
 
 
 @pytest.fixture(scope="module")
-def gene(tmp_path_factory: pytest.TempPathFactory) -> Learngene:
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     path = tmp_path_factory.mktemp("config") / "tiny.yaml"
     path.write_text(CONFIG.replace("[0.05]", "[0.001, 0.05]"))
-    world = make_world(load_config(path))
+    return make_world(load_config(path))
+
+
+@pytest.fixture(scope="module")
+def gene(world: World) -> Learngene:
     return condense(world, build(world.host, 3).state_dict(), method="l1", budget=0.3)
 
 
@@ -76,7 +81,7 @@ def test_the_genes_own_data_has_its_own(gene: Learngene) -> None:
     assert not any("may not suit" in line for line in said)
 
 
-def test_each_data_has_its_own_rates_and_pays_for_them_once(gene: Learngene, tmp_path: Path) -> None:
+def test_each_data_has_its_own_rates_and_pays_for_them_once(gene: Learngene, world: World, tmp_path: Path) -> None:
     """On what each descendant learned: (source, role, whether to choose a rate)."""
     learned: list[tuple[str, str, bool]] = []
 
@@ -84,10 +89,8 @@ def test_each_data_has_its_own_rates_and_pays_for_them_once(gene: Learngene, tmp
         learned.extend((arena.images.source, arena.images.role, trial.purpose == "rate") for trial in trials)
         return run_here(arena, trials, advance)
 
-    path = tmp_path / "own.yaml"
-    path.write_text(CONFIG.replace("[0.05]", "[0.001, 0.05]"))
-    bench = Bench.prepare(gene, make_world(load_config(path)), STARTS, lambda text: None, run)
-    source, _, root = folder_of(tmp_path / "images", {**NOVEL, **VAL}).partition(":")
+    bench = Bench.prepare(gene, world, STARTS, lambda text: None, run)
+    source, _, root = folder_of(tmp_path, {**NOVEL, **VAL}).partition(":")
     request = DataRequest(source, root=root, image_size=28)
     val = load(request, ("val",))["val"]
     for times in (1, 2):

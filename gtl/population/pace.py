@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -127,9 +126,9 @@ class Pace:
         seconds, unknown = 0.0, False
         raced = bool(evolution.racing.heats)
         known = {lives: self._per_job(lives, raced and lives) for lives in to_come}
-        foretold = known[True] is None and self._rate is not None and (to_come[True] > 0 or (under_way and self.lives))
-        if foretold:
-            known[True] = self._foretold(manager.config, births)
+        foretold = None
+        if known[True] is None and (to_come[True] or (under_way and self.lives)):
+            foretold = known[True] = self._foretold(manager.config, births)
         if under_way:
             each = known[self.lives]
             seconds, unknown = (0.0, True) if each is None else (self._left_now(each, raced and self.lives), False)
@@ -138,15 +137,19 @@ class Pace:
             unknown |= jobs > 0 and known[lives] is None
         if unknown and seconds == 0.0:
             return Left(None)  # all that is left is of a kind that nothing is known of
-        bound = ">" if unknown else "~" if foretold else "<" if evolution.patience and not manager.done else ""
+        bound = (
+            ">" if unknown else "~" if foretold is not None else "<" if evolution.patience and not manager.done else ""
+        )
         return Left(seconds, bound)
 
-    def _foretold(self, config: Config, births: int) -> float:
+    def _foretold(self, config: Config, births: int) -> float | None:
         """Seconds for each job of a generation that lives, by `expect`: of whole networks, so for circuits rather long."""
+        if self._rate is None:
+            return None
         evolution, life = config.evolution, config.life
         lives = evolution.population - evolution.tournament.elite
         steps = sum(count * each for count, each in rounds(evolution.racing, lives, life.steps))
-        return steps * life.training.batch_size / (self._rate or math.inf) / births / self._workers
+        return steps * life.training.batch_size / self._rate / births / self._workers
 
     def _left_now(self, each: float, raced: bool) -> float:
         """Of this generation: what it will take, less what it has taken, within what the open jobs allow.
