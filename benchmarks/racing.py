@@ -23,7 +23,7 @@ from gtl import engine
 from gtl.config import Config
 from gtl.config_file import load_config
 
-CONFIG = Path(__file__).parents[1] / "configs" / "glyphs.yaml"
+CONFIG = Path(__file__).parents[1] / "configs" / "glyphs_generations.yaml"
 COMMON = (
     "evolution.population=9", "evolution.litter=1", "evolution.crossover.average_siblings=false",
     "evolution.search_generations=3", "critic.final_tasks=8", "compute.threads=1", "cluster.workers=1",
@@ -32,7 +32,7 @@ RACE = ("evolution.racing.heats=[0.25]", "evolution.racing.keep=0.25")
 
 
 def config(seed: int, generations: int, *overrides: str) -> Config:
-    """The demo's evolution, with eight children a generation."""
+    """Generations of short lives, with eight children each."""
     return load_config(CONFIG, [*COMMON, f"seed={seed}", f"evolution.generations={generations}", *overrides])
 
 

@@ -26,7 +26,7 @@ from gtl.population.worker import plain, prepare
 from gtl.seeds import rng
 from gtl.world import make_world
 
-CONFIG = Path(__file__).parents[1] / "configs" / "glyphs.yaml"
+CONFIG = Path(__file__).parents[1] / "configs" / "glyphs_generations.yaml"
 LEAST = 1.8
 
 
