@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from rich.console import Console
 
+from gtl.cli import live
 from gtl.cli.demo import now_and_then
 from gtl.cli.live import LiveObserver, PlainObserver, Watcher, observer_for, watching
 from gtl.config import Config
@@ -114,6 +116,51 @@ def test_plain_thins_out_the_ancestor_but_never_warnings() -> None:
     lines = stream.getvalue().splitlines()
     assert lines[0] == "warning: torch 1 is now torch 2" and lines[-1] == "warning: again"
     assert len(lines) == 2 + 10 and lines[1] == "ancestor: step 0 of 1000"
+
+
+def test_plain_breaks_long_silences_ever_more_rarely() -> None:
+    stream, console = plain()
+    clock, manager = Clock(), FakeManager()
+    observer = PlainObserver(console, clock)
+    observer.started(cast(Manager, manager), ANCESTOR, Path("populations/glyphs/runs/001"))
+    for _ in range(3):
+        live_one(manager, observer, clock, 2.0)
+    jobs = [make_job(3, number, True) for number in range(4)]
+    observer.asked(jobs)
+    before, said = len(stream.getvalue().splitlines()), list[int]()
+    for minute in range(1, 61):
+        clock.now += 60
+        observer.break_silence()
+        if len(stream.getvalue().splitlines()) > before + len(said):
+            said.append(minute)
+    assert said == [5, 15, 35]
+    assert stream.getvalue().splitlines()[-1].strip() == "generation 3 of 5: 0 of 4 judged, left -"
+    observer.evaluated(Outcome(jobs[0].individual, "", Evaluation(Status.OK, 0.5, images=1000, seconds=3600)))
+    clock.now += 60
+    observer.message("another matter")
+    for minutes, lines in ((4, 0), (1, 1)):  # that was no silence
+        clock.now += 60 * minutes
+        before = len(stream.getvalue().splitlines())
+        observer.break_silence()
+        assert len(stream.getvalue().splitlines()) == before + lines
+    assert "generation 3 of 5: 1 of 4 judged, left " in stream.getvalue()
+
+
+def test_plain_looks_at_the_clock_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "GLANCE", 0.01)
+    stream, console = plain()
+    clock, manager = Clock(), FakeManager()
+    with PlainObserver(console, clock) as observer:
+        observer.started(cast(Manager, manager), ANCESTOR, Path("populations/glyphs/runs/001"))
+        observer.asked([make_job(0, number, False) for number in range(4)])
+        clock.now += live.SILENCE
+        deadline = time.monotonic() + 30
+        while "generation 0 of 5: 0 of 4 judged" not in stream.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert stream.getvalue().count("judged") == 1
+    clock.now += 10 * live.SILENCE
+    time.sleep(0.05)
+    assert stream.getvalue().count("judged") == 1  # nobody looks any more
 
 
 def test_text_is_not_markup() -> None:

@@ -5,6 +5,7 @@ With ``--json`` both go to standard error: standard output holds the one documen
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ from gtl.population.run import life_rate
 
 COLUMNS = ("gen", "phase", "best", "mean", "worst", "gene", "failed", "images/s", "left")
 WIDTHS = (4, 8, 6, 6, 6, 6, 6, 8, 9)
+SILENCE = 300.0  # seconds without a line, after which a log says that a generation is still under way
+GLANCE = 5.0  # seconds between two looks whether it is time
 
 
 class Watcher(Observer):
@@ -72,11 +75,28 @@ class Watcher(Observer):
 
 
 class PlainObserver(Watcher):
-    """For pipes and log files: a heading, then one line a generation. The ancestor's messages thin out as they go on."""
+    """For pipes and log files: a heading, then one line a generation. The ancestor's messages thin out as they go on.
+
+    Entered as a context manager, it also breaks long silences: a life may take hours.
+    """
 
     def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
         super().__init__(console, clock)
         self._ancestor_messages = 0
+        self._manager: Manager | None = None
+        self._clock, self._said, self._silence = clock, clock(), SILENCE
+        self._over = threading.Event()
+        self._glances = threading.Thread(target=self._glance, daemon=True)  # what computes has nothing to call us with
+
+    def __enter__(self) -> Self:
+        self._glances.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._glances.join()
 
     def message(self, text: str) -> None:
         """A line; of the ancestor's messages only the 1st, 2nd, 4th, 8th, ..."""
@@ -89,6 +109,7 @@ class PlainObserver(Watcher):
     def started(self, manager: Manager, ancestor: Ancestor, run: Path) -> None:
         """The heading."""
         super().started(manager, ancestor, run)
+        self._manager = manager
         self._print(line_of(COLUMNS, COLUMNS, WIDTHS))
 
     def generation(self, manager: Manager) -> None:
@@ -96,8 +117,24 @@ class PlainObserver(Watcher):
         super().generation(manager)
         self._print(line_of(self.rows[-1], COLUMNS, WIDTHS))
 
+    def break_silence(self) -> None:
+        """After a long one, how the generation under way stands; the next may last twice as long."""
+        manager, silence = self._manager, self._silence
+        if manager is None or not self.pace.jobs or self._clock() - self._said < silence:
+            return
+        pace = self.pace
+        self._print(
+            f"      {under_way(pace, manager)}: {pace.told} of {pace.jobs} judged, left {pace.left(manager).text}"
+        )
+        self._silence = 2 * silence
+
     def _print(self, text: str) -> None:
         self.console.out(" ".join(text.splitlines()), highlight=False)
+        self._said, self._silence = self._clock(), SILENCE
+
+    def _glance(self) -> None:
+        while not self._over.wait(GLANCE):
+            self.break_silence()
 
 
 class LiveObserver(Watcher):
@@ -171,11 +208,8 @@ class LiveObserver(Watcher):
         return table_of(self._title, COLUMNS[:-1], rows, self.console.height - BESIDE_TABLE)
 
     def _bar(self, manager: Manager) -> Table:
-        pace = self.pace
-        what = f"generation {pace.generation} of {last_generation(manager)}"
-        if pace.generation == FINAL:
-            what = "finalists"
-        return job_bar(what, pace.told, pace.jobs, pace.best, pace.left(manager).text, self.console.width)
+        pace, left = self.pace, self.pace.left(manager).text
+        return job_bar(under_way(pace, manager), pace.told, pace.jobs, pace.best, left, self.console.width)
 
 
 def observer_for(console: Console, json_mode: bool) -> Watcher:
@@ -188,6 +222,11 @@ def observer_for(console: Console, json_mode: bool) -> Watcher:
 def watching(*, json_mode: bool) -> Watcher:
     """`observer_for` standard output: ``with watching(json_mode=...) as observer``."""
     return observer_for(Console(), json_mode)
+
+
+def under_way(pace: Pace, manager: Manager) -> str:
+    """Which jobs are being done."""
+    return "finalists" if pace.generation == FINAL else f"generation {pace.generation} of {last_generation(manager)}"
 
 
 def row_of(record: dict[str, Any], *, rate: str, left: str) -> tuple[str, ...]:
