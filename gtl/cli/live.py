@@ -43,17 +43,26 @@ class Watcher(Observer):
         self.console = console
         self.pace = Pace(clock)
         self.rows: list[tuple[str, ...]] = []
+        self._manager: Manager | None = None
 
     def __enter__(self) -> Self:
+        self.begin()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        return None
+        self.end()
+
+    def begin(self) -> None:
+        """Before the run."""
+
+    def end(self) -> None:
+        """After it, also when an exception or Ctrl-C passes."""
 
     def started(self, manager: Manager, ancestor: Ancestor, run: Path) -> None:
         """What steps took before the run foretells its lives."""
+        self._manager = manager
         self.pace.expect(life_rate(run))
 
     def asked(self, jobs: Sequence[Job]) -> None:
@@ -83,18 +92,16 @@ class PlainObserver(Watcher):
     def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
         super().__init__(console, clock)
         self._ancestor_messages = 0
-        self._manager: Manager | None = None
         self._clock, self._said, self._silence = clock, clock(), SILENCE
         self._over = threading.Event()
         self._glances = threading.Thread(target=self._glance, daemon=True)  # what computes has nothing to call us with
 
-    def __enter__(self) -> Self:
+    def begin(self) -> None:
+        """Listen for silences."""
         self._glances.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def end(self) -> None:
+        """No more."""
         self._over.set()
         self._glances.join()
 
@@ -109,7 +116,6 @@ class PlainObserver(Watcher):
     def started(self, manager: Manager, ancestor: Ancestor, run: Path) -> None:
         """The heading."""
         super().started(manager, ancestor, run)
-        self._manager = manager
         self._print(line_of(COLUMNS, COLUMNS, WIDTHS))
 
     def generation(self, manager: Manager) -> None:
@@ -145,17 +151,14 @@ class LiveObserver(Watcher):
 
     def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
         super().__init__(console, clock)
-        self._manager: Manager | None = None
         self._title = self._caption = self._status = self._note = ""
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4, vertical_overflow="crop")
 
-    def __enter__(self) -> Self:
+    def begin(self) -> None:
+        """Take the terminal."""
         self._live.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def end(self) -> None:
         """Draw a last time and give the terminal back."""
         self._status = ""
         self.pace.finish()
@@ -171,7 +174,7 @@ class LiveObserver(Watcher):
     def started(self, manager: Manager, ancestor: Ancestor, run: Path) -> None:
         """Title, what whole networks reach, and the generations that are there already."""
         super().started(manager, ancestor, run)
-        self._manager, self._title, self._status = manager, str(run), ""
+        self._title, self._status = str(run), ""
         self._caption = caption_of(ancestor.reference)
         self.rows = [row_of(record, rate="", left="") for record in manager.logbook]
 
