@@ -1,19 +1,22 @@
 """What each part of an evolution is worth: the same evolution without it, at equal training images.
 
-python benchmarks/ablations.py --data DATA [--seeds 3] [--out FOLDER]    DATA: CIFAR-FS; the same command goes on
-python benchmarks/ablations.py --quick                                   three variants on glyphs, to see whether it runs
+python benchmarks/ablations.py --data DATA [--out FOLDER]    DATA: CIFAR-FS; the same command goes on
+python benchmarks/ablations.py --quick                       three variants on glyphs, to see whether it runs
 
 Every variant evolves a gene with every seed, in a run directory below FOLDER. A change that would cost more or fewer
 images changes the length of lives so that the total stays the same; what was really spent is told. The measure is the
 accuracy of descendants on *validation* classes, mean over draws at the better of two learning rates; the difference to the
-whole evolution is paired by seed. Selection has seen the same classes, in every variant: figures rank variants, and say
-nothing about what a gene is worth elsewhere. Prints a line of JSON for every variant, and at the end a Markdown table.
+whole evolution is paired by seed, and the spread of all variants together gives its interval. Selection has seen the same
+classes, in every variant: figures rank variants, and say nothing about what a gene is worth elsewhere. Prints a line of JSON
+for every variant, and at the end a Markdown table.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from figure import Figure, circumstances, rounded, to_line, typed
 
 from gtl import engine
@@ -32,14 +36,13 @@ from gtl.learngene.artifact import Learngene
 from gtl.learngene.starts import gene_start
 from gtl.machine import cores
 from gtl.population.run import LEARNGENE, refuse_other_config
-from gtl.stats import estimate, paired_difference
+from gtl.stats import mean_squares, quantile
 from gtl.trials import Trials
 from gtl.world import make_world
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECORD = "record.json"
 RATES = (0.01, 0.03)
-DRAWS = 4  # of validation images, each a descendant
 WHOLE = "the whole evolution"
 SMALLER = (
     "founders.epochs=4", "life.steps=2400", "evolution.search_generations=8",
@@ -151,19 +154,19 @@ def evolved(config: Config, run: Path) -> Learngene:
     return Learngene.load(run / LEARNGENE)
 
 
-def accuracies(genes: Mapping[str, Learngene], config: Config, run: Trials) -> dict[str, float]:
-    """Accuracy of each gene's descendants on validation classes, at the better rate."""
+def accuracies(genes: Mapping[str, Learngene], config: Config, draws: int, run: Trials) -> dict[str, float]:
+    """Accuracy of each gene's descendants on validation classes, at the better rate: mean over draws of images."""
     world = make_world(config)
     starts = {name: gene_start(world.host, gene.genotype, gene.tensors) for name, gene in genes.items()}
     shots = config.fewshot.shots[0]
-    trials = [Trial("rate", name, shots, rate, n) for name in starts for rate in RATES for n in range(DRAWS)]
+    trials = [Trial("rate", name, shots, rate, n) for name in starts for rate in RATES for n in range(draws)]
     found = iter(run(Arena(starts, world.val, config.fewshot, config.seed, world.compute), trials, lambda text: None))
-    by_rate = {name: [estimate([next(found).accuracy for _ in range(DRAWS)]).mean for _ in RATES] for name in starts}
+    by_rate = {name: [statistics.fmean(next(found).accuracy for _ in range(draws)) for _ in RATES] for name in starts}
     return {name: max(rates) for name, rates in by_rate.items()}
 
 
 def figures(
-    base: Sequence[str], variants: Sequence[Variant], seeds: int, folder: Path, runner: Trials
+    base: Sequence[str], variants: Sequence[Variant], seeds: int, draws: int, folder: Path, runner: Trials
 ) -> Iterator[Figure]:
     """One figure a variant: the difference to what it is compared with, in points."""
     with_data = load_config(CONFIGS / "cifar_fs_vgg11_quarter.yaml", base)
@@ -178,19 +181,35 @@ def figures(
             gene = genes[variant.name] = evolved(config, folder / f"{_slug(variant.name)}-{seed}")
             images, share = gene.provenance["images"]["total"], gene.shares["circuit"]
             about[variant.name] = {"steps of a life": config.life.steps, "images": images, "share": rounded(share)}
-        for name, value in accuracies(genes, load_config_of(base, seed), runner).items():
-            found[name].append(value)
+        for name, value in accuracies(genes, load_config_of(base, seed), draws, runner).items():
+            found[name].append(100 * value)
+    half = half_width(list(found.values())) if seeds > 1 and len(variants) > 1 else None
     for variant in variants:
         ours, theirs = found[variant.name], found[variant.against]
-        notes = {"about": variant.group, **about[variant.name], "accuracy, %": [rounded(100 * each) for each in ours]}
+        notes = {"about": variant.group, **about[variant.name], "accuracy, %": [rounded(each) for each in ours]}
         if variant.name == WHOLE:
-            yield Figure(variant.name, [100 * each for each in ours], "% of validation images", notes=notes)
+            yield Figure(variant.name, ours, "% of validation images", notes=notes)
             continue
-        gap = paired_difference(ours, theirs) if seeds > 1 else None
-        between = None if gap is None else [rounded(100 * gap.low), rounded(100 * gap.high)]
+        points = [a - b for a, b in zip(ours, theirs, strict=True)]
+        gap = statistics.fmean(points)
+        between = None if half is None else [rounded(gap - half), rounded(gap + half)]
         notes |= {"against": variant.against, "95 % interval": between}
-        points = [100 * (a - b) for a, b in zip(ours, theirs, strict=True)]
         yield Figure(variant.name, points, "points of accuracy", notes=notes)
+
+
+def half_width(table: Sequence[Sequence[float]]) -> float:
+    """Half of the 95 % interval of a mean difference between any two variants, in the units of `table`.
+
+    A few seeds say little about the spread of one difference, so it is taken from all variants together: randomised blocks,
+    where every seed is a block (its images and mostly its ancestor are the same for all variants), and what neither variant
+    nor seed explains has (variants - 1) (seeds - 1) degrees of freedom. Not corrected for several comparisons.
+
+    Args:
+        table: shape (variants, seeds), at least two of each.
+    """
+    variants, seeds = len(table), len(table[0])
+    _, _, residual = mean_squares(np.asarray(table))
+    return quantile((variants - 1) * (seeds - 1)) * math.sqrt(2 * residual / seeds)
 
 
 def load_config_of(base: Sequence[str], seed: int) -> Config:
@@ -225,6 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with train.npz and val.npz of CIFAR-FS")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--draws", type=int, default=4, help="of validation images, each a descendant of every gene")
     parser.add_argument("--variants", nargs="+", default=[], help="names or groups; all by default")
     parser.add_argument("--quick", action="store_true", help="three variants on glyphs")
     parser.add_argument("--out", type=Path, help="folder for the runs and the record")
@@ -236,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = given.out or Path(scratch)
         found = []
-        for figure in figures(base, variants, given.seeds, folder, Trials(1 if given.quick else cores())):
+        for figure in figures(base, variants, given.seeds, given.draws, folder, Trials(1 if given.quick else cores())):
             print(to_line(figure), flush=True)
             found.append(figure)
         if given.out:

@@ -308,7 +308,7 @@ def config(searched: Learngene, given: argparse.Namespace) -> Config:
     """What genes are made and judged by: as the learngene of that architecture was, and its descendants."""
     if given.quick:
         return load_config(HERE.parent / "configs" / "glyphs.yaml", [*QUICK, "compute.device=cpu", "compute.threads=1"])
-    fewshot = FewShotSection().model_dump() | ({"learning_rates": given.rates} if given.rates else {})
+    fewshot = FewShotSection().model_dump() | ({"learning_rates": tuple(given.rates)} if given.rates else {})
     compute = {"device": "cpu", "threads": 1}  # critics are timed, and a GPU's work is not where it is asked for
     return changed_config(
         config_of(searched),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import pickle
@@ -16,7 +17,7 @@ from pico import CPU, gratings, spec
 from scipy import optimize, stats
 from sklearn.linear_model import LogisticRegression
 
-from gtl.config import CriticSection
+from gtl.config import CriticSection, FewShotSection
 from gtl.critic import CriticTask, Gene, criticise, draw_tasks, pooled_features
 from gtl.data.request import DataRequest
 from gtl.data.sources import load
@@ -121,6 +122,15 @@ def test_the_plan_varies_size_allocation_and_origin() -> None:
     for origin in origins:
         if origin.lives:
             assert any(vars(other) == {**vars(origin), "lives": 0} for other in origins), "also there without its lives"
+
+
+def test_learning_rates_of_descendants_can_be_asked_for() -> None:
+    searched = Learngene.load(critics.HERE.parent / "populations" / critics.GENES["vgg11"] / critics.LEARNGENE)
+    asked = argparse.Namespace(quick=False, data="nowhere", rates=[0.03, 0.1], epochs=12.0)
+    settled = critics.config(searched, asked)
+    assert settled.fewshot.learning_rates == (0.03, 0.1) and settled.founders.epochs == 12
+    asked.rates = None
+    assert critics.config(searched, asked).fewshot.learning_rates == FewShotSection().learning_rates
 
 
 def test_rank_correlation_is_spearmans() -> None:
@@ -263,6 +273,16 @@ def test_every_variant_spends_the_images_of_the_whole_evolution() -> None:
             variant.name == ablations.WHOLE
             or changed != ablations.settled(ablations.VARIANTS[0], base, train_images).model_dump()
         ), f"{variant.name} changes nothing"
+
+
+def test_intervals_of_variants_are_those_of_randomised_blocks() -> None:
+    draw = np.random.default_rng(1)
+    spread, variants, seeds, held = 0.7, 6, 3, 0
+    for _ in range(400):
+        blocks = 5 * draw.standard_normal(seeds)  # what a seed does to all variants cancels
+        table = blocks + spread * draw.standard_normal((variants, seeds))
+        held += abs((table[1] - table[0]).mean()) <= ablations.half_width(table.tolist())
+    assert 0.91 < held / 400 < 0.98, "95 % of the intervals of two equal variants hold zero"
 
 
 @pytest.mark.slow
