@@ -178,3 +178,8 @@ def relative_shares(genotype: Genotype) -> dict[str, float]:
 def of_whole(found: Sequence[Candidate]) -> list[int]:
     """Positions of the genes that descend from the whole ancestor, as those of one evolution do."""
     return [index for index, candidate in enumerate(found) if candidate.origin.ancestor == WHOLE]
+
+
+def well_spent(found: Sequence[Candidate]) -> list[int]:
+    """Positions of the genes whose budget lies where it pays, as it does in an evolution after a few generations."""
+    return [index for index, candidate in enumerate(found) if candidate.origin.allocation in ("early", SEARCHED)]
