@@ -124,8 +124,7 @@ def images_a_step(config: Config) -> float:
     evolution, whole = config.evolution, config.life.steps
     lives = evolution.population - evolution.tournament.elite
     steps = sum(n * length for n, length in rounds(evolution.racing, lives, whole)) / whole
-    first = evolution.population * (config.founders.kind == "random")  # random founders live before the first children
-    return config.life.training.batch_size * (steps * evolution.generations + first)
+    return config.life.training.batch_size * steps * evolution.generations
 
 
 def lives_images(config: Config, train_images: int) -> float:
