@@ -23,6 +23,7 @@ from gtl.population.observer import WorkerReport
 from gtl.population.pace import Pace, clock_text
 
 ANCESTOR = Ancestor("00", 1000, {}, {"scratch": 0.11, "pretrained": 0.92})
+RUN = Path("no-such-folder/001")  # a real one beside the checkout would lend its calibration
 GENOTYPE = Genotype({"conv1": ChannelMask(4, [0])})
 SHOW, HIDE = "\x1b[?25h", "\x1b[?25l"
 
@@ -76,7 +77,7 @@ def live_one(manager: FakeManager, observer: Watcher, clock: Clock, seconds: flo
 
 
 def watch(observer: Watcher, clock: Clock, manager: FakeManager, seconds: float = 2.0) -> None:
-    observer.started(cast(Manager, manager), ANCESTOR, Path("populations/glyphs/runs/001"))
+    observer.started(cast(Manager, manager), ANCESTOR, RUN)
     while not manager.done:
         live_one(manager, observer, clock, seconds)
 
@@ -122,7 +123,7 @@ def test_plain_breaks_long_silences_ever_more_rarely() -> None:
     stream, console = plain()
     clock, manager = Clock(), FakeManager()
     observer = PlainObserver(console, clock)
-    observer.started(cast(Manager, manager), ANCESTOR, Path("populations/glyphs/runs/001"))
+    observer.started(cast(Manager, manager), ANCESTOR, RUN)
     for _ in range(3):
         live_one(manager, observer, clock, 2.0)
     jobs = [make_job(3, number, True) for number in range(4)]
@@ -151,7 +152,7 @@ def test_plain_looks_at_the_clock_by_itself(monkeypatch: pytest.MonkeyPatch) -> 
     stream, console = plain()
     clock, manager = Clock(), FakeManager()
     with PlainObserver(console, clock) as observer:
-        observer.started(cast(Manager, manager), ANCESTOR, Path("populations/glyphs/runs/001"))
+        observer.started(cast(Manager, manager), ANCESTOR, RUN)
         observer.asked([make_job(0, number, False) for number in range(4)])
         clock.now += live.SILENCE
         deadline = time.monotonic() + 30
@@ -176,7 +177,7 @@ def test_live_shows_table_bar_and_references() -> None:
         observer.message("ancestor: step 3 of 9")
         observer._live.refresh()
         assert "ancestor: step 3 of 9" in stream.getvalue()
-        observer.started(cast(Manager, manager), ANCESTOR, Path("populations/glyphs/runs/001"))
+        observer.started(cast(Manager, manager), ANCESTOR, RUN)
         for _ in range(4):
             live_one(manager, observer, clock, 2.0, failing=True)
         observer.asked([make_job(4, number, True) for number in range(4)])
