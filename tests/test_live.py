@@ -23,7 +23,7 @@ from gtl.population.observer import WorkerReport
 from gtl.population.pace import Pace, clock_text
 
 ANCESTOR = Ancestor("00", 1000, {}, {"scratch": 0.11, "pretrained": 0.92})
-RUN = Path("no-such-folder/001")  # a real one beside the checkout would lend its calibration
+RUN = Path("no-such-folder/runs/001")  # a real one beside the checkout would lend its calibration
 GENOTYPE = Genotype({"conv1": ChannelMask(4, [0])})
 SHOW, HIDE = "\x1b[?25h", "\x1b[?25l"
 
