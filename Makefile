@@ -22,7 +22,7 @@ demo: venv
 	$(BIN)/gtl demo $(if $(OUT),--out '$(OUT)')
 
 test: venv
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: venv
 	$(BIN)/ruff check .
