@@ -15,7 +15,7 @@ import numpy as np
 
 from gtl.config import GeneSection
 from gtl.errors import EvolutionError
-from gtl.evolution.founding import ALLOCATIONS, allocation, draw_allocation, scale_allocation
+from gtl.evolution.founding import allocation, draw_allocation, scale_allocation
 from gtl.genotype import Genotype
 from gtl.individual import Job, ParentGene
 from gtl.learngene.founders import ancestor_steps, pretrain
@@ -30,7 +30,7 @@ SEED = 0
 SMALLEST, LARGEST = 0.04, 0.40  # of the convolution parameters
 METHODS = ("l1", "bn", "random")
 DRAWN, SEARCHED = "drawn", "searched"
-ALL_ALLOCATIONS = (*ALLOCATIONS, DRAWN, SEARCHED)
+ALL_ALLOCATIONS = ("uniform", "early", DRAWN, SEARCHED)
 WHOLE = 1.0  # the ancestor of the configuration's own length
 Say = Callable[[str], None]
 

@@ -75,7 +75,7 @@ class FoundersSection(Section):
     channels: tuple[Literal["l1", "bn", "random", "taylor", "activation", "uniform"], ...] = Field(
         ("l1", "bn", "random"), min_length=1, description="scores that choose a founder's channels, in turn (row 8)"
     )
-    allocations: tuple[Literal["drawn", "uniform", "early"], ...] = Field(
+    allocations: tuple[Literal["drawn", "uniform", "early", "level"], ...] = Field(
         ("early", "drawn", "drawn", "drawn"),
         min_length=1,
         description="how founders spend their share on the groups, in turn: drawn per group, or by a rule (row 6)",

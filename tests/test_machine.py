@@ -13,7 +13,8 @@ import pytest
 from gtl.machine import keep_freed_memory
 
 GLIBC = hasattr(ctypes.CDLL(None), "gnu_get_libc_version")
-# Twenty times the same large pieces, as training steps allocate them; prints how many pages the system had to hand out.
+# Twenty times large pieces, as training steps allocate them; prints how many pages the system had to hand out. Each time they
+# are a little larger: glibc learns from what is freed, and whether it would keep pieces of a size that it knows is chance.
 STEPS = """
 import resource, sys
 import torch
@@ -21,12 +22,12 @@ from gtl.config import ComputeSection
 from gtl.training import resolve_compute
 if sys.argv[1] == "keep":
     resolve_compute(ComputeSection(device="cpu", threads=1))
-def step():
-    return [torch.ones(6_000_000) for _ in range(4)]
-step()
+def step(number):
+    return [torch.ones(6_000_000 + 20_000 * number) for _ in range(4)]
+step(0)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20):
-    step()
+for number in range(1, 21):
+    step(number)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 

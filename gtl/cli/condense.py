@@ -21,7 +21,9 @@ def condense(
     method: Annotated[
         str, typer.Option(help="Which channels: l1, bn, random, taylor, activation, uniform (docs/condense.md).")
     ] = "l1",
-    allocation: Annotated[str, typer.Option(help="How many of each group: uniform, early, searched.")] = "uniform",
+    allocation: Annotated[
+        str, typer.Option(help="How many of each group: uniform, early, level, searched.")
+    ] = "uniform",
     budget: Annotated[
         float | None, typer.Option(help="Largest share of the convolution parameters; gene.budget if left out.")
     ] = None,

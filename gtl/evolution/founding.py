@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,7 +12,7 @@ from gtl.evolution.mutation import Ranking
 from gtl.genotype import ChannelMask, Genotype
 from gtl.layout import ChannelLayout
 
-ALLOCATIONS = ("uniform", "early")
+ALLOCATIONS = ("uniform", "early", "level")
 EVEN = "uniform"  # the way to choose channels that looks at none of them: `even_channels`
 SMALLEST_SHARE = 0.05  # of a group's channels, before scaling to the drawn size
 
@@ -63,7 +64,8 @@ def allocation(layout: ChannelLayout, kind: str, budget: float, floor: int = 1) 
 
     Args:
         kind: ``uniform``: the same share of every group; ``early``: the first half of the groups whole, as far as the
-            budget goes, the rest equal shares of what is left.
+            budget goes, the rest equal shares of what is left; ``level``: the same number of channels in every group, or
+            all of it, and where not all can have one more, the deepest have.
     """
     groups = list(layout.groups)
     if kind == "uniform":
@@ -75,9 +77,26 @@ def allocation(layout: ChannelLayout, kind: str, budget: float, floor: int = 1) 
             return counts
         widest = max(layout.groups.values())  # even the early half is over the budget: favour narrow groups
         shares = {group: (widest / layout.groups[group]) ** 2 for group in groups}
+    elif kind == "level":
+        return _level(layout, budget, floor)
     else:
         raise ValueError(f"unknown allocation {kind!r}; known are {', '.join(ALLOCATIONS)}")
     return scale_allocation(shares, layout, budget, floor)
+
+
+def _level(layout: ChannelLayout, budget: float, floor: int) -> dict[str, int]:
+    """The rule ``level`` of `allocation`."""
+
+    def capped(channels: int) -> dict[str, int]:
+        return {group: min(max(channels, floor), width) for group, width in layout.groups.items()}
+
+    numbers = range(1, max(layout.groups.values()) + 1)
+    found = capped(bisect_right(numbers, budget, key=lambda channels: layout.circuit_share(capped(channels))))
+    for group, width in reversed(list(layout.groups.items())):
+        more = {**found, group: min(found[group] + 1, width)}
+        if layout.circuit_share(more) <= budget:
+            found = more
+    return found
 
 
 def top_channels(counts: Mapping[str, int], ranking: Ranking) -> Genotype:

@@ -27,7 +27,7 @@ class FoundAllocation:
     Attributes:
         counts: channels per group, the largest within the budget in these proportions.
         fitness: critic accuracy on the search's tasks, which flatters it: it was selected on them.
-        rules: the same of the allocations by rule (``uniform``, ``early``), which the search begins with.
+        rules: the same of the allocations by rule (``uniform``, ``early``, ``level``), which the search begins with.
         evaluations: different genes that were judged.
     """
 

@@ -50,7 +50,8 @@ def condense(
         method: which channels of a group: one of METHODS (docs/condense.md).
         budget: largest share of the convolution parameters, above 0, up to 1; None: ``gene.budget`` of the configuration.
         allocation: how many of each group: ``uniform`` (the same share), ``early`` (the first half of the groups whole, as
-            far as the budget goes), ``searched`` (`search_allocation`: by the critic, on validation classes).
+            far as the budget goes), ``level`` (the same number, or the whole group), ``searched`` (`search_allocation`: by
+            the critic, on validation classes).
         source: ``name`` and ``sha256`` of the file that the state comes from, for the provenance.
 
     Raises:

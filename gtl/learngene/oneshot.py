@@ -263,8 +263,8 @@ class OneShot:
 
     Attributes:
         method: one of METHODS, which chose its channels.
-        allocation: what said how many of each group: ``uniform``, ``early``, ``searched``, or ``gene`` (a learngene's own
-            counts).
+        allocation: what said how many of each group: ``uniform``, ``early``, ``level``, ``searched``, or ``gene`` (a
+            learngene's own counts).
         fitness: its accuracy on the tasks of `Jury.for_one_shots`.
     """
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pico import ARCHS, GROUPS
 
 from gtl.config import GeneSection
-from gtl.evolution.founding import draw_allocation, scale_allocation, top_channels
+from gtl.evolution.founding import allocation, draw_allocation, scale_allocation, top_channels
 from gtl.layout import ChannelLayout
 from gtl.models import gene_layout, spec_of
 
@@ -57,6 +57,24 @@ def test_scaling_is_the_largest_within_the_target(arch: str, seed: int, target: 
     if growing:  # every group that is next in line would break the target
         nearest = min(((counts[g] + 1) / (shares[g] * layout.groups[g]), g) for g in growing)[1]
         assert layout.circuit_share({**counts, nearest: counts[nearest] + 1}) > target
+
+
+@given(st.sampled_from(ARCHS), st.floats(0.02, 1.0), st.integers(1, 8))
+@settings(max_examples=60, deadline=None)
+def test_level_is_one_number_of_channels_and_leaves_room_for_none(arch: str, budget: float, floor: int) -> None:
+    layout = quarter(arch)
+    counts = allocation(layout, "level", budget, floor)
+    assert layout.circuit_share(counts) <= max(budget, layout.circuit_share(dict.fromkeys(layout.groups, floor)))
+    cut = {group: count for group, count in counts.items() if count < layout.groups[group]}
+    if not cut:
+        return
+    least, most = min(cut.values()), max(cut.values())
+    assert floor <= least and most <= least + 1
+    assert all(layout.groups[group] <= least + 1 for group in counts.keys() - cut.keys()), (
+        "whole: those that have no more"
+    )
+    for group in (group for group, count in cut.items() if count == least):
+        assert layout.circuit_share({**counts, group: least + 1}) > budget
 
 
 def test_equal_shares_and_a_target_of_one_keep_everything() -> None:

@@ -60,6 +60,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
         *(("resnet12", method, "uniform") for method in BY_IMAGES),
         *((arch, "taylor", "searched") for arch in ARCHS),
         ("resnet12", "l1", "early"),
+        ("resnet12", "bn", "level"),
     ],
 )
 def test_every_choice_keeps_the_budget_and_gives_a_whole_circuit(arch: str, method: str, kind: str) -> None:
@@ -165,7 +166,7 @@ def test_a_search_keeps_the_floor_and_depends_on_the_seed() -> None:
     ("choice", "says"),
     [
         ({"method": "l2"}, "unknown method 'l2'; known are l1, bn, random, taylor, activation, uniform"),
-        ({"allocation": "late"}, "unknown allocation 'late'; known are uniform, early, searched"),
+        ({"allocation": "late"}, "unknown allocation 'late'; known are uniform, early, level, searched"),
         ({"budget": 0.0}, "gene.budget"),
         ({"budget": 1.5}, "gene.budget"),
         (

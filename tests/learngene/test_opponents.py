@@ -95,7 +95,7 @@ def test_the_best_one_shot_is_the_fittest(found: dict[str, Entrant]) -> None:
     best = max(listed, key=lambda entrant: entrant.about["fitness"])
     assert found["one-shot"].start.digest == best.start.digest
     assert {(e.about["method"], e.about["allocation"]) for e in listed} >= {
-        (method, kind) for method in ("l1", "bn", "random") for kind in ("uniform", "early", "gene")
+        (method, kind) for method in ("l1", "bn", "random") for kind in ("uniform", "early", "level", "gene")
     }
 
 
