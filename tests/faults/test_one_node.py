@@ -324,10 +324,7 @@ def test_f6_ctrl_c_in_the_live_table(tmp_path: Path) -> None:
     assert process.wait(60) == 130
     assert screen.rindex(b"\x1b[?25h") > screen.rindex(b"\x1b[?25l"), "the cursor is shown again"
     assert b"interrupted. What was finished is saved; go on with: gtl resume" in screen.replace(b"\r\n", b" ")
-    resumed = Driver(
-        tmp_path / "run", "--workers", "1", command=[sys.executable, "-m", "gtl", "resume"]
-    )  # no Ray: sooner
-    code, error = resumed.end()
+    code, error = Driver(tmp_path / "run", command=[sys.executable, "-m", "gtl", "resume"]).end()
     assert code == 0, error
 
 
