@@ -30,7 +30,7 @@ SEED = 0
 SMALLEST, LARGEST = 0.04, 0.40  # of the convolution parameters
 METHODS = ("l1", "bn", "random")
 DRAWN, SEARCHED = "drawn", "searched"
-ALL_ALLOCATIONS = ("uniform", "early", DRAWN, SEARCHED)
+ALL_ALLOCATIONS = ("uniform", "early", DRAWN, SEARCHED)  # of the recorded genes; a rule more would make them others
 WHOLE = 1.0  # the ancestor of the configuration's own length
 Say = Callable[[str], None]
 
