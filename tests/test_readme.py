@@ -27,11 +27,8 @@ def blocks(page: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_page_has_commands_and_its_links_lead_somewhere(page: str) -> None:
+def test_the_page_has_commands(page: str) -> None:
     assert len(blocks(page)) >= (7 if page == "README.md" else 3)
-    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8"))
-    assert links
-    assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
 
 
 @pytest.mark.slow
