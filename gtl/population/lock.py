@@ -57,7 +57,8 @@ class RunLock:
 
     def __init__(self, run: Path, say: Callable[[str], None] = warn) -> None:
         self._run, self._lease, self._say = run, run / LEASE, say
-        self._kernel = filelock.FileLock(run / KERNEL, timeout=0)
+        # without flock it says so, instead of leaving a file that outlives a killed driver: the lease decides then
+        self._kernel = filelock.FileLock(run / KERNEL, timeout=0, fallback_to_soft=False)
         self._me = {"pid": os.getpid(), **_machine(), "token": uuid.uuid4().hex, "every": BEAT}
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._live, name="gtl lease", daemon=True)
@@ -115,7 +116,7 @@ class RunLock:
             try:
                 self._kernel.acquire()
             except filelock.Timeout:
-                # Without flock, filelock may turn itself into a SoftFileLock: a file that a killed driver leaves.
+                # Where Python has no fcntl, every lock is a SoftFileLock: a file that a killed driver leaves.
                 if not isinstance(self._kernel, filelock.SoftFileLock):
                     raise self._in_use() from None
             except NotImplementedError:  # what an older filelock says then

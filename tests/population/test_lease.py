@@ -234,7 +234,6 @@ def test_a_lease_that_is_gone_or_cannot_be_read(store: RunStore, monkeypatch: py
 
 
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
-@pytest.mark.filterwarnings("ignore:flock not supported")
 def test_without_kernel_locks_the_lease_alone_decides(
     store: RunStore, said: list[str], monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
