@@ -27,8 +27,9 @@ def blocks(page: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_page_has_commands(page: str) -> None:
+def test_the_page_has_commands_and_links(page: str) -> None:
     assert len(blocks(page)) >= (7 if page == "README.md" else 3)
+    assert re.search(r"\]\((?!https?:)[^)#]+\)", (ROOT / page).read_text(encoding="utf-8"))
 
 
 @pytest.mark.slow
