@@ -269,13 +269,15 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--draws", type=int, default=2, help="descendants of every gene on each half")
     parser.add_argument("--rates", type=float, nargs="+", help="learning rates that each gene's own is chosen from")
     parser.add_argument("--epochs", type=float, default=40.0, help="of the ancestor that most genes are cut from")
+    parser.add_argument("--whole", type=int, default=Plan.whole, help="genes of each score and allocation from it")
+    parser.add_argument("--lived", type=int, default=Plan.lived, help="how many of those are also there after lives")
     parser.add_argument("--workers", type=int, help="processes that train descendants; by default one a core")
     parser.add_argument("--quick", action="store_true", help="a few genes of VGG11 on glyphs")
     parser.add_argument("--out", type=Path, help="write a record here")
     given = parser.parse_args(words)
     if not given.quick and given.data is None:
         parser.error("say where CIFAR-FS lies, with --data DATA; or --quick")
-    plan = Plan()
+    plan = Plan(given.whole, lived=given.lived)
     if given.quick:
         given.arch, given.splits, given.draws, plan = ["vgg11"], 1, 1, Plan(1, shorter=(), lived=1, methods=("l1",))
     torch.set_num_threads(1)

@@ -175,6 +175,7 @@ def _two_jobs(root: Path, config: Config, tools: dict[str, str], awaited: str) -
         "NOTES": str(root),
         "AWAITED": awaited,
         "OMP_NUM_THREADS": "1",
+        "RAY_worker_niceness": "0",  # as for all tests
         "SLURM_SUBMIT_DIR": str(folder),
         "SLURM_JOB_ID": job,
         "SLURM_JOB_NUM_NODES": "1",

@@ -28,6 +28,7 @@ TUNED = {  # notice dead nodes within a second or two, not within half a minute
     "RAY_health_check_timeout_ms": "500",
     "RAY_USAGE_STATS_ENABLED": "0",
     "OMP_NUM_THREADS": "1",
+    "RAY_worker_niceness": "0",  # as for all tests
 }
 
 
