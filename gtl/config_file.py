@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,6 +19,10 @@ from gtl.errors import ConfigError
 from gtl.strict_yaml import Document, KeyPath
 
 CONFIG_FOLDER = "configs"
+CHECKOUT = Path(__file__).resolve().parents[1]
+SHIPPED = (  # of the checkout that gtl runs from, or where pip puts data
+    CHECKOUT if (CHECKOUT / "setup.cfg").is_file() else Path(sysconfig.get_path("data"), "share", "gtl")
+) / CONFIG_FOLDER
 MAX_BASES = 8
 MAX_PROBLEMS = 100  # shown at once; looking for what was meant takes a millisecond each
 # What a run is called and where its images lie: neither changes a result (the class lists have a hash of their own).
@@ -38,7 +43,8 @@ def load_config(path_or_name: str | os.PathLike[str], overrides: Sequence[str] =
     """Config in a YAML file, with its bases and these overrides.
 
     Args:
-        path_or_name: a file, or the bare name of one in ``configs/`` (``"glyphs"``: ``configs/glyphs.yaml``).
+        path_or_name: a file, or the bare name of one in ``configs/`` (``"glyphs"``: ``configs/glyphs.yaml``), here or else
+            of those that come with gtl.
         overrides: ``"a.b=value"``, the value in strict YAML (``[1, 5]`` is a list). Later ones win.
 
     Raises:
@@ -131,16 +137,17 @@ def _find(given: str) -> Path:
     if not given.isprintable():
         raise ConfigError(f"{given[:80]!r} cannot be a file; give the path of a YAML file")
     try:
-        named = Path(CONFIG_FOLDER, f"{given}.yaml")
-        if path.name == given and not path.is_file() and named.exists():
-            return named
+        if path.name == given and not path.is_file():
+            for folder in (Path(CONFIG_FOLDER), SHIPPED):
+                if (named := folder / f"{given}.yaml").exists():
+                    return named
         if path.exists():
             return path
-        there = sorted(file.stem for file in Path(CONFIG_FOLDER).glob("*.yaml"))
+        there = sorted({file.stem for folder in (Path(CONFIG_FOLDER), SHIPPED) for file in folder.glob("*.yaml")})
     except OSError as error:
         raise ConfigError(f"{given[:80]}: {error.strerror}; give the path of a YAML file") from None
     guess = get_close_matches(path.stem, there, n=1)
-    remedy = f"did you mean {guess[0]}?" if guess else f"in {CONFIG_FOLDER}/ there are: {', '.join(there) or 'none'}"
+    remedy = f"did you mean {guess[0]}?" if guess else f"names that are known: {', '.join(there) or 'none'}"
     raise ConfigError(f"{given}: no such configuration; {remedy}")
 
 

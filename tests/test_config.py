@@ -74,8 +74,15 @@ def test_bare_names_are_looked_up_in_configs(tmp_path: Path, monkeypatch: pytest
     assert load_config("configs/glyphs.yaml").name == "x"
     with pytest.raises(ConfigError, match=r"glyhps: no such configuration; did you mean glyphs\?"):
         load_config("glyhps")
-    with pytest.raises(ConfigError, match="zzz: no such configuration; in configs/ there are: glyphs"):
+    with pytest.raises(ConfigError, match=r"zzz: no such configuration; names that are known: .*, glyphs, "):
         load_config("zzz")
+
+
+def test_names_of_what_comes_with_gtl_are_known_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config("cifar_fs_vgg11_quarter_10").name == "cifar-fs-vgg11-quarter-10"  # with its base
+    write(tmp_path, SMALLEST, "configs/glyphs.yaml")
+    assert load_config("glyphs").name == "x"  # one's own come first
 
 
 @pytest.mark.parametrize("path", ["a\0b", "a" * 5000, "\x1b[0m"])
