@@ -31,8 +31,8 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With ``--dist loadgroup`` tests that start Ray take turns: their faults are timed, and a second Ray beside is a fault."""
     for item in items:
-        if item.get_closest_marker("ray"):
+        if item.get_closest_marker("ray") and config.pluginmanager.hasplugin("xdist"):
             item.add_marker(pytest.mark.xdist_group("ray"))
