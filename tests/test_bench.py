@@ -110,7 +110,7 @@ def test_what_it_advises_can_be_typed(tmp_path: Path, capsys: pytest.CaptureFixt
     assert any(found["calibration"]["chosen"].items() <= each.items() for each in candidates)
     assert len(candidates) in (2, 4) and all(each["images_per_second"] > 0 for each in candidates)
     assert {way["memory_format"] for way in found["ways"]} == {found["calibration"]["chosen"]["memory_format"]}
-    assert all(0 < way["peak_share"] < 1.5 for way in found["ways"])
+    assert all(0 < way["peak_share"] < 1.5 for way in found["ways"]), found["ways"]
     words = found["fastest"].split()
     assert words[:3] == ["gtl", "evolve", str(path)]
     settled = load_config(path, [words[n + 1] for n, word in enumerate(words) if word == "--set"])
