@@ -136,14 +136,15 @@ def _find(given: str) -> Path:
     path = Path(given)
     if not given.isprintable():
         raise ConfigError(f"{given[:80]!r} cannot be a file; give the path of a YAML file")
+    folders = Path(CONFIG_FOLDER), SHIPPED
     try:
         if path.name == given and not path.is_file():
-            for folder in (Path(CONFIG_FOLDER), SHIPPED):
+            for folder in folders:
                 if (named := folder / f"{given}.yaml").exists():
                     return named
         if path.exists():
             return path
-        there = sorted({file.stem for folder in (Path(CONFIG_FOLDER), SHIPPED) for file in folder.glob("*.yaml")})
+        there = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
     except OSError as error:
         raise ConfigError(f"{given[:80]}: {error.strerror}; give the path of a YAML file") from None
     guess = get_close_matches(path.stem, there, n=1)
